@@ -1,0 +1,65 @@
+/** Node: Dawn for WebGPU, the TensorFlow addons, and nothing that a browser could not do without. */
+import { packageError } from './errors'
+import type { BackendOptions, Platform } from './types'
+
+interface Dawn {
+  create(settings: string[]): unknown
+  globals: Record<string, unknown>
+}
+
+let navigatorIsOurs = false
+let gpuIsOurs = false
+
+export const nodePlatform: Platform = {
+  packages: {
+    '@tensorflow/tfjs-backend-cpu': () => import('@tensorflow/tfjs-backend-cpu'),
+    '@tensorflow/tfjs-backend-wasm': () => import('@tensorflow/tfjs-backend-wasm'),
+    '@tensorflow/tfjs-backend-webgpu': () => import('@tensorflow/tfjs-backend-webgpu'),
+    // @ts-expect-error: optional, and not installed where this is built
+    '@tensorflow/tfjs-node': () => import('@tensorflow/tfjs-node'),
+    // @ts-expect-error: optional, and not installed where this is built
+    '@tensorflow/tfjs-node-gpu': () => import('@tensorflow/tfjs-node-gpu'),
+    webgpu: () => import('webgpu'),
+  },
+  tensorflowPackages: ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'],
+  order: ['tensorflow', 'webgpu', 'wasm', 'cpu'],
+  wasmPaths: undefined, // tfjs itself looks beside its own file
+
+  async prepareGpu(options: BackendOptions) {
+    if ((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu) return
+    if (options.softwareVulkan !== undefined) process.env.VK_ICD_FILENAMES ??= options.softwareVulkan
+    let dawn: Dawn
+    try {
+      dawn = (await nodePlatform.packages.webgpu!()) as Dawn
+    } catch (cause) {
+      throw packageError('webgpu', 'webgpu', cause)
+    }
+    for (const [name, value] of Object.entries(dawn.globals)) {
+      if (!(name in globalThis))
+        Object.defineProperty(globalThis, name, { value, configurable: true, writable: true })
+    }
+    // Node 20 has no navigator, later ones have one that cannot be assigned to.
+    if (globalThis.navigator === undefined) {
+      Object.defineProperty(globalThis, 'navigator', { value: {}, configurable: true, writable: true })
+      navigatorIsOurs = true
+    }
+    const gpu = dawn.create([...(options.dawn ?? [])])
+    Object.defineProperty(globalThis.navigator, 'gpu', { value: gpu, configurable: true })
+    gpuIsOurs = true
+  },
+
+  releaseGpu() {
+    // Dawn keeps the process alive as long as its object can be reached.
+    if (gpuIsOurs) Reflect.deleteProperty(globalThis.navigator, 'gpu')
+    if (navigatorIsOurs) Reflect.deleteProperty(globalThis, 'navigator')
+    gpuIsOurs = false
+    navigatorIsOurs = false
+  },
+
+  async prepareTensorflow() {
+    // tfjs-node 4.22 calls a helper that Node 23 removed.
+    const { default: util } = await import('node:util')
+    const helpers = util as { isNullOrUndefined?: (value: unknown) => boolean }
+    helpers.isNullOrUndefined ??= (value) => value === null || value === undefined
+  },
+}

@@ -1,0 +1,84 @@
+/** What useBackend takes and gives, and what it needs from the place it runs in. */
+import type { BackendError } from './errors'
+
+/** A backend, named as tfjs registers it. */
+export type BackendName = 'webgpu' | 'tensorflow' | 'wasm' | 'cpu'
+
+/** What may be asked for: a backend by name, or the best one that is there. */
+export type BackendRequest = 'auto' | BackendName
+
+export const backendRequests: readonly BackendRequest[] = ['auto', 'webgpu', 'tensorflow', 'wasm', 'cpu']
+
+/** Where tfjs finds its wasm files: a folder (ending in a slash), or one address per file. */
+export type WasmPaths = string | Record<WasmFile, string>
+
+export type WasmFile =
+  | 'tfjs-backend-wasm.wasm'
+  | 'tfjs-backend-wasm-simd.wasm'
+  | 'tfjs-backend-wasm-threaded-simd.wasm'
+
+export interface BackendOptions {
+  /** WebGPU: which adapter to prefer where there are several. Default 'high-performance'. */
+  powerPreference?: 'high-performance' | 'low-power'
+  /** WebGPU: ask for the software adapter, to test without a GPU. Default false. */
+  forceFallbackAdapter?: boolean
+  /** WebGPU: device features to enable where the adapter has them, such as 'shader-f16' or 'subgroups'. */
+  features?: readonly string[]
+  /** WebGPU in Node: settings for Dawn, 'key=value' as `create` of the webgpu package takes them,
+   * such as 'backend=vulkan', 'adapter=NVIDIA' or 'enable-dawn-features=allow_unsafe_apis'. */
+  dawn?: readonly string[]
+  /** WebGPU in Node: a Vulkan driver's .json file, put into VK_ICD_FILENAMES unless that is set; it counts
+   * only before Dawn has loaded. Debian's chromium has /usr/lib/chromium/vk_swiftshader_icd.json. */
+  softwareVulkan?: string
+  /** wasm: where the .wasm files are. Default: beside the installed package. */
+  wasmPaths?: WasmPaths
+  /** wasm: replace slow and wrong kernels, see patchWasmBackend. Default true. */
+  patch?: boolean
+  /** Called once, as soon as the backend fails after it started (WebGPU: device lost, invalid pass). */
+  onError?: (error: BackendError) => void
+}
+
+/** What was started. */
+export interface BackendInfo {
+  /** The backend, as tf.getBackend() now says. */
+  readonly name: BackendName
+  /** What computes: the adapter, or the package. */
+  readonly device: string
+  /** True where a GPU is only imitated by the processor (SwiftShader, llvmpipe): right, but slow. */
+  readonly software: boolean
+  /** Names of the kernels that were replaced. */
+  readonly patched: readonly string[]
+  /** What 'auto' tried first, and why it did not take it. */
+  readonly skipped: readonly { readonly name: BackendName; readonly reason: string }[]
+  /** Throws the BackendError with which this backend has failed since it started, if it has.
+   * WebGPU reports failures late: await a result (`tensor.data()`) first. */
+  throwIfFailed(): void
+}
+
+/** The parts of a WebGPU adapter that are looked at. */
+export interface AdapterDescription {
+  readonly vendor?: string
+  readonly architecture?: string
+  readonly device?: string
+  readonly description?: string
+  readonly isFallbackAdapter?: boolean
+}
+
+/** What differs between Node and a browser, and what a test replaces. */
+export interface Platform {
+  /** Imports one of the packages below; throws what the runtime throws. Each call is written out with a
+   * literal name, so that bundlers see it. */
+  readonly packages: { readonly [name: string]: () => Promise<unknown> }
+  /** The packages that may register 'tensorflow', best first; empty where there is none. */
+  readonly tensorflowPackages: readonly string[]
+  /** The order in which 'auto' tries. */
+  readonly order: readonly BackendName[]
+  /** Where the wasm files are if the caller does not say; undefined leaves it to tfjs. */
+  readonly wasmPaths: WasmPaths | undefined
+  /** Makes `navigator.gpu` be there; throws a BackendError if it cannot. */
+  prepareGpu(options: BackendOptions): Promise<void>
+  /** Takes away again what prepareGpu put there, so that the process can end. */
+  releaseGpu(): void
+  /** What must be in place before tfjs-node is imported. */
+  prepareTensorflow(): Promise<void>
+}

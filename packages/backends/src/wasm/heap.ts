@@ -1,0 +1,63 @@
+/**
+ * What the patched kernels use of tfjs's wasm backend. It is not in tfjs's public types, but its kernels are
+ * written against it, and it has not changed since 3.0.
+ */
+import type { DataType, KernelBackend, TensorInfo } from '@tensorflow/tfjs-core'
+
+interface TensorData {
+  readonly id: number
+  /** In bytes, from the start of the heap. */
+  readonly memoryOffset: number
+}
+
+export interface WasmBackend extends KernelBackend {
+  readonly wasm: {
+    /** The views change whenever the heap grows: read them anew after everything that may allocate. */
+    readonly HEAPU8: Uint8Array
+    readonly HEAP32: Int32Array
+    readonly HEAPF32: Float32Array
+    _malloc(bytes: number): number
+    _free(offset: number): void
+    _BatchMatMul(
+      idA: number,
+      shapeA: number,
+      rankA: number,
+      idB: number,
+      shapeB: number,
+      rankB: number,
+      transposeA: number,
+      transposeB: number,
+      idOut: number,
+    ): void
+    readonly tfjs: {
+      registerTensor(id: number, size: number, offset: number): void
+      disposeData(id: number): void
+    }
+  }
+  dataIdNextNumber: number
+  readonly dataIdMap: { get(dataId: object): TensorData }
+  makeOutput(shape: number[], dtype: DataType): TensorInfo
+  incRef(dataId: object): void
+}
+
+/** Where a tensor's values start, in bytes. */
+export function offsetOf(backend: WasmBackend, tensor: TensorInfo): number {
+  return backend.dataIdMap.get(tensor.dataId).memoryOffset
+}
+
+/** Memory for the time of one kernel. Throws instead of handing out address 0. */
+export function withScratch<T>(backend: WasmBackend, bytes: number, use: (offset: number) => T): T {
+  const offset = backend.wasm._malloc(bytes) >>> 0
+  if (offset === 0)
+    throw new RangeError(`The wasm heap has no ${bytes} bytes left. Dispose tensors, or use smaller batches.`)
+  try {
+    return use(offset)
+  } finally {
+    backend.wasm._free(offset)
+  }
+}
+
+/** A tensor's values as 32-bit words, whatever their type; valid until the next allocation. */
+export function wordsOf(backend: WasmBackend, tensor: TensorInfo, size: number): Int32Array {
+  return new Int32Array(backend.wasm.HEAPU8.buffer, offsetOf(backend, tensor), size)
+}

@@ -1,0 +1,56 @@
+/** Puts the faster and the corrected kernels in place of those of tfjs's wasm backend. */
+import {
+  getKernel,
+  type KernelConfig,
+  type KernelFunc,
+  registerKernel,
+  unregisterKernel,
+} from '@tensorflow/tfjs-core'
+import { BackendError } from '../errors'
+import { gather } from './gather'
+import { identity } from './identity'
+import { batchMatMul } from './matmul'
+import { unsortedSegmentSum } from './segment'
+
+/** Each takes tfjs's kernel, for the cases it leaves to it. */
+const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
+  BatchMatMul: batchMatMul,
+  Identity: identity,
+  UnsortedSegmentSum: () => unsortedSegmentSum,
+  GatherV2: gather,
+}
+
+/** On a patched kernel, so that a second copy of this package sees it too. */
+const mark = Symbol.for('lethe.patched')
+
+/**
+ * Replaces kernels of tfjs's wasm backend: BatchMatMul (through XNNPACK in all cases, and right when data changes in
+ * place or is used in two shapes), Identity (no copy), GatherV2 (right with batchDims, fast for rows),
+ * UnsortedSegmentSum (missing there). Before or after the backend starts; a second call changes nothing.
+ *
+ * @returns the names of the replaced kernels
+ * @throws BackendError ('missing-package') where @tensorflow/tfjs-backend-wasm has not been imported
+ */
+export function patchWasmBackend(): string[] {
+  if (getKernel('BatchMatMul', 'wasm') === undefined) {
+    throw new BackendError(
+      'missing-package',
+      'wasm',
+      "There is nothing to patch: the kernels of tfjs's wasm backend are not registered.",
+      "Import '@tensorflow/tfjs-backend-wasm' first, or call useBackend('wasm'), which does both.",
+    )
+  }
+  for (const [kernelName, patch] of Object.entries(patches)) {
+    const stock = getKernel(kernelName, 'wasm') as (KernelConfig & { [mark]?: true }) | undefined
+    if (stock?.[mark]) continue
+    if (stock !== undefined) unregisterKernel(kernelName, 'wasm')
+    // The rest of the configuration stays: tfjs's kernel has to be set up for the cases left to it.
+    const kernelFunc = patch(stock?.kernelFunc ?? missing)
+    registerKernel({ ...stock, kernelName, backendName: 'wasm', kernelFunc, [mark]: true } as KernelConfig)
+  }
+  return Object.keys(patches)
+}
+
+function missing(): never {
+  throw new Error('tfjs has no such kernel')
+}
