@@ -1,6 +1,7 @@
 /** Node: Dawn for WebGPU, the TensorFlow addons, and nothing that a browser could not do without. */
-import { packageError } from './errors'
+import { messageOf, packageError } from './errors'
 import type { BackendOptions, Platform } from './types'
+import { noAdapter } from './webgpu'
 
 interface Dawn {
   create(settings: string[]): unknown
@@ -27,7 +28,7 @@ export const nodePlatform: Platform = {
 
   async prepareGpu(options: BackendOptions) {
     if ((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu) return
-    if (options.softwareVulkan !== undefined) process.env.VK_ICD_FILENAMES ??= options.softwareVulkan
+    await prepareVulkan(options)
     let dawn: Dawn
     try {
       dawn = (await nodePlatform.packages.webgpu!()) as Dawn
@@ -62,4 +63,33 @@ export const nodePlatform: Platform = {
     const helpers = util as { isNullOrUndefined?: (value: unknown) => boolean }
     helpers.isNullOrUndefined ??= (value) => value === null || value === undefined
   },
+}
+
+/**
+ * Linux: Dawn needs the Vulkan loader, libvulkan.so.1, and prints to stderr where it is missing. So ask the dynamic
+ * linker first. Chromium brings a loader beside its software driver; once loaded, Dawn finds it by its name.
+ */
+async function prepareVulkan({ softwareVulkan, dawn }: BackendOptions): Promise<void> {
+  if (softwareVulkan !== undefined) process.env.VK_ICD_FILENAMES ??= softwareVulkan
+  const elsewhere = dawn?.some((setting) => setting.startsWith('backend=') && setting !== 'backend=vulkan')
+  if (process.platform !== 'linux' || elsewhere || canLink('libvulkan.so.1')) return
+  if (softwareVulkan !== undefined) {
+    const { dirname, join } = await import('node:path')
+    if (canLink(join(dirname(softwareVulkan), 'libvulkan.so.1'))) return
+  }
+  throw noAdapter(
+    'WebGPU needs the Vulkan loader, and libvulkan.so.1 is not installed.',
+    "Install it (Debian: apt-get install libvulkan1) and the GPU's driver",
+  )
+}
+
+/** Loads a library for the rest of the process. It is no addon, and Node says so; that means it was found. */
+function canLink(library: string): boolean {
+  const lazyAndKept = 0x1 | 0x1000 // RTLD_LAZY | RTLD_NODELETE
+  try {
+    process.dlopen({ exports: {} }, library, lazyAndKept)
+    return true
+  } catch (thrown) {
+    return messageOf(thrown).includes('did not self-register')
+  }
 }

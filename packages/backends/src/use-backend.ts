@@ -29,6 +29,8 @@ export interface Backends {
 
 /** The two public functions, for one platform. */
 export function createBackends(platform: Platform): Backends {
+  /** What runs now, and what was said about it. */
+  const running = new Map<BackendName, BackendInfo>()
   let device: OpenDevice | undefined
 
   async function load(backend: BackendName, packageName: string): Promise<unknown> {
@@ -40,16 +42,22 @@ export function createBackends(platform: Platform): Backends {
     }
   }
 
-  /** Makes a registered backend the current one. tfjs answers false, and warns, where the start failed. */
+  /** Starts a registered backend and makes it the current one. */
   async function activate(name: BackendName, fix: string): Promise<void> {
-    let cause: unknown
-    const started = await tf.setBackend(name).catch((thrown: unknown) => {
-      cause = thrown
-      return false
-    })
-    if (started) return
-    const detail = cause === undefined ? '' : `: ${messageOf(cause)}`
-    throw new BackendError('failed', name, `Backend '${name}' did not start${detail}.`, fix, { cause })
+    const entry = tf.engine().registryFactory[name]
+    const { factory } = entry ?? {}
+    try {
+      if (entry === undefined || factory === undefined) throw new Error('its package registered nothing')
+      // tf.setBackend would swallow the cause of a failed start, and print it: start it here, hand it over started.
+      const instance = tf.findBackend(name) ?? (await factory())
+      entry.factory = () => instance
+      await tf.setBackend(name)
+    } catch (cause) {
+      const problem = `Backend '${name}' did not start: ${messageOf(cause)}.`
+      throw new BackendError('failed', name, problem, fix, { cause })
+    } finally {
+      if (entry !== undefined && factory !== undefined) entry.factory = factory
+    }
   }
 
   type Started = Pick<BackendInfo, 'device'> & Partial<BackendInfo>
@@ -76,7 +84,7 @@ export function createBackends(platform: Platform): Backends {
         setWasmPaths(paths: unknown): void
       }
       const paths = options.wasmPaths ?? platform.wasmPaths
-      if (paths !== undefined && tf.getBackend() !== 'wasm') wasm.setWasmPaths(paths)
+      if (paths !== undefined) wasm.setWasmPaths(paths)
       const patched = options.patch === false ? [] : patchWasmBackend()
       await activate(
         'wasm',
@@ -130,7 +138,6 @@ export function createBackends(platform: Platform): Backends {
         }
         const module = await load('webgpu', '@tensorflow/tfjs-backend-webgpu')
         let failure: BackendError | undefined
-        device?.destroy()
         device = await openDevice(adapter, module as Parameters<typeof openDevice>[1], options, (error) => {
           if (failure !== undefined) return // the first error is the cause of the others
           failure = error
@@ -166,19 +173,11 @@ export function createBackends(platform: Platform): Backends {
         `Use one of ${valid}.`,
       )
     }
+    if (name !== 'auto') return begin(name, options, false, [])
     const skipped: { name: BackendName; reason: string }[] = []
-    const complete = (chosen: BackendName, started: Started): BackendInfo => ({
-      name: chosen,
-      software: false,
-      patched: [],
-      skipped,
-      throwIfFailed() {},
-      ...started,
-    })
-    if (name !== 'auto') return complete(name, await start[name](options, false))
     for (const candidate of platform.order) {
       try {
-        return complete(candidate, await start[candidate](options, true))
+        return await begin(candidate, options, true, skipped)
       } catch (thrown) {
         skipped.push({ name: candidate, reason: messageOf(thrown) })
       }
@@ -192,14 +191,32 @@ export function createBackends(platform: Platform): Backends {
     )
   }
 
-  async function disposeBackend(): Promise<void> {
-    const name = tf.getBackend()
-    if (name) {
-      // tfjs forgets a removed backend for good; register it again, so that it can be used again.
-      const factory = tf.findBackendFactory(name)
-      tf.removeBackend(name)
-      if (factory && name !== 'webgpu') tf.registerBackend(name, factory)
+  async function begin(
+    name: BackendName,
+    options: BackendOptions,
+    hardwareOnly: boolean,
+    skipped: BackendInfo['skipped'],
+  ): Promise<BackendInfo> {
+    const known = running.get(name)
+    if (known !== undefined && tf.findBackend(name) && !(hardwareOnly && known.software)) {
+      await tf.setBackend(name)
+      return { ...known, skipped }
     }
+    const started = await start[name](options, hardwareOnly)
+    const info = { name, software: false, patched: [], skipped, throwIfFailed() {}, ...started }
+    running.set(name, info)
+    return info
+  }
+
+  async function disposeBackend(): Promise<void> {
+    for (const name of running.keys()) {
+      // tfjs forgets a removed backend for good; register it again, so that it can be started again.
+      const entry = tf.engine().registryFactory[name]
+      if (entry === undefined) continue
+      tf.removeBackend(name)
+      if (name !== 'webgpu') tf.registerBackend(name, entry.factory, entry.priority)
+    }
+    running.clear()
     device?.destroy()
     device = undefined
     platform.releaseGpu()

@@ -41,12 +41,17 @@ export async function requestAdapter(options: BackendOptions): Promise<Adapter> 
     })
     .catch(() => null) // Dawn rejects where a browser gives null
   if (adapter) return adapter
-  throw new BackendError(
+  throw noAdapter('WebGPU found no adapter: no GPU, or no driver for it.', "Install the GPU's driver")
+}
+
+/** @param remedy what helps first, before the two ways out */
+export function noAdapter(problem: string, remedy: string): BackendError {
+  return new BackendError(
     'no-adapter',
     'webgpu',
-    'WebGPU found no adapter: no GPU, or no driver for it.',
-    "Install the GPU's Vulkan driver (Linux), call useBackend('wasm'), or, to test without a GPU, name a software " +
-      "driver: useBackend('webgpu', { softwareVulkan: '/usr/lib/chromium/vk_swiftshader_icd.json' }).",
+    problem,
+    `${remedy}, call useBackend('wasm'), or, in Node and to test without a GPU, name a software driver: ` +
+      "useBackend('webgpu', { softwareVulkan: '/usr/lib/chromium/vk_swiftshader_icd.json' }).",
   )
 }
 
@@ -74,7 +79,8 @@ export function adapterInfo(adapter: Adapter): AdapterDescription {
   }
 }
 
-/** The limits that tfjs asks for, and no others: an adapter's largest value of each. */
+/** Of these an adapter's largest value is asked for: those that tfjs asks for, and the number of buffers, without
+ * which tfjs's sum of more than seven tensors (addN) fails. */
 const limits = [
   'maxComputeWorkgroupStorageSize',
   'maxComputeWorkgroupsPerDimension',
@@ -82,6 +88,7 @@ const limits = [
   'maxBufferSize',
   'maxComputeWorkgroupSizeX',
   'maxComputeInvocationsPerWorkgroup',
+  'maxStorageBuffersPerShaderStage',
 ]
 
 /**
@@ -114,7 +121,7 @@ export async function openDevice(
   let destroyed = false
   device.addEventListener('uncapturederror', (event) => {
     if (destroyed) return
-    const problem = `WebGPU refused work: ${messageOf(event.error)}. Results since then may be zeros.`
+    const problem = `WebGPU refused work: ${messageOf(event.error).trim()} Results since then may be zeros.`
     const fix = "Report the operation that caused it, and use another backend meanwhile: useBackend('wasm')."
     onFailure(new BackendError('failed', 'webgpu', problem, fix, { cause: event.error }))
   })
@@ -125,7 +132,7 @@ export async function openDevice(
     onFailure(new BackendError('failed', 'webgpu', problem, fix, { cause: loss }))
   })
 
-  tf.removeBackend('webgpu')
+  if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu')
   tf.registerBackend('webgpu', () => new module.WebGPUBackend(device, adapter.info), 3)
   return {
     destroy() {

@@ -95,8 +95,8 @@ describe('BatchMatMul', () => {
       for (const [rows, inner, columns] of sizes) {
         for (const transposeA of [false, true]) {
           for (const transposeB of [false, true]) {
-            const shapeA = [...batchA, ...(transposeA ? [inner, rows] : [rows, inner])]
-            const shapeB = [...batchB, ...(transposeB ? [columns, inner] : [inner, columns])]
+            const shapeA: number[] = [...batchA, ...(transposeA ? [inner, rows] : [rows, inner])]
+            const shapeB: number[] = [...batchB, ...(transposeB ? [columns, inner] : [inner, columns])]
             const a = randomValues(shapeA.reduce((x, y) => x * y, 1))
             const b = randomValues(shapeB.reduce((x, y) => x * y, 1))
             await same(
@@ -261,7 +261,7 @@ describe('GatherV2', () => {
         )
         await same(() =>
           tf.gather(
-            tf.tensor(values, shape).cast(dtype),
+            tf.cast(tf.tensor(values, shape), dtype),
             tf.tensor(places, indices, 'int32'),
             axis,
             batchDims,
