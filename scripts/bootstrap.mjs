@@ -50,7 +50,7 @@ function checkNode() {
 }
 
 /** The environment for all later commands: in it, `pnpm` is the pinned version. */
-function findPnpm() {
+export function findPnpm() {
   const version = rootPackage.packageManager.replace(/^pnpm@/, '').replace(/\+.*$/, '')
   const environment = {
     ...process.env,
@@ -145,10 +145,19 @@ async function build(environment, only) {
   })
 }
 
-/** Runs a command that talks to the user itself, and resolves to its exit code. */
+/** Runs a JavaScript file that talks to the user itself, and resolves to its exit code. */
 export function run(args, environment) {
-  const child = spawn(process.execPath, args, { cwd: root, env: environment, stdio: 'inherit' })
+  return finished(spawn(process.execPath, args, { cwd: root, env: environment, stdio: 'inherit' }))
+}
 
+/** Runs pnpm, and resolves to its exit code. */
+export function runPnpm(args, environment) {
+  if (!windows) return finished(spawn('pnpm', args, { env: environment, stdio: 'inherit' }))
+  const line = ['pnpm', ...args.map((argument) => `"${argument.replaceAll('"', '\\"')}"`)].join(' ')
+  return finished(spawn(line, { env: environment, stdio: 'inherit', shell: true }))
+}
+
+function finished(child) {
   // Whoever interrupts wants the command to end in its own way: a training run first saves a checkpoint. So nothing
   // here ends before it does. A terminal sends Ctrl-C to all of its processes, hence also to the command; other
   // senders reach this process only, perhaps once directly and once through npm, so one in a second is passed on.
