@@ -1,0 +1,89 @@
+/** Text from a decoder: the prompt is read by blocks, then one token after the other at constant cost. */
+import type { Decoder } from '@lethe/core'
+import { Random } from '@lethe/core'
+import { slice, tensor1d, tensor2d, tidy } from '@tensorflow/tfjs-core'
+import { breathe } from './breathe'
+import { DataError, OptionError } from './errors'
+import type { SamplingOptions } from './sampling'
+import { checkSampling, sampleToken } from './sampling'
+import type { Tokenizer } from './tokenizers'
+
+export interface GenerateOptions extends SamplingOptions {
+  readonly decoder: Decoder
+  readonly tokenizer: Tokenizer
+  /** The text to go on from; where it is empty, a line break. */
+  readonly prompt?: string
+  /** How many tokens to generate: default 200. */
+  readonly tokens?: number
+  /** Default 0. */
+  readonly seed?: number
+  /** Tokens of the prompt read at a time: default 64. */
+  readonly block?: number
+  /** Ends the text early, without an error. */
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface GeneratedToken {
+  readonly token: number
+  /** The characters that this token completed; empty in the middle of a UTF-8 sequence. */
+  readonly text: string
+  /** Slots alive and bytes allocated after the token. */
+  readonly memoryBytes: number
+}
+
+/** Yields token by token; the texts together are the generated text, without the prompt. */
+export async function* generate(options: GenerateOptions): AsyncGenerator<GeneratedToken, void, undefined> {
+  const { decoder, tokenizer, tokens = 200, seed = 0, block = 64, signal } = options
+  checkSampling(options)
+  if (!(Number.isInteger(tokens) && tokens >= 0))
+    throw new OptionError(`tokens must be a whole number, not ${tokens}`, { tokens })
+  if (tokenizer.vocabulary !== decoder.config.vocabulary)
+    throw new DataError(
+      `the tokenizer has ${tokenizer.vocabulary} tokens, the decoder ${decoder.config.vocabulary}: use the one it was trained with`,
+      { tokenizer: tokenizer.vocabulary, decoder: decoder.config.vocabulary },
+    )
+  const random = new Random(seed)
+  const prompt = tokenizer.encode(options.prompt || '\n')
+  if (tokens === 0) return
+
+  let reading = decoder.initialMemory(1)
+  let logits: Float32Array
+  try {
+    let position = 0
+    do {
+      const part = prompt.subarray(position, position + block)
+      const input = tensor2d(part, [1, part.length], 'int32')
+      const result = decoder.forward(input, reading)
+      reading = await decoder.compact(result.memory)
+      position += part.length
+      const last = tidy(() => slice(result.logits, [0, part.length - 1, 0], [1, 1, -1]))
+      for (const used of [input, result.logits, result.penalty]) used.dispose()
+      logits = (await last.data()) as Float32Array
+      last.dispose()
+      await breathe()
+    } while (position < prompt.length && !signal?.aborted)
+  } catch (error) {
+    reading.dispose()
+    throw error
+  }
+
+  let memory = decoder.startDecoding(reading)
+  try {
+    const text = tokenizer.decoder()
+    for (let count = 1; count <= tokens && !signal?.aborted; count++) {
+      const token = sampleToken(logits, options, random)
+      const last = count === tokens
+      yield { token, text: text.push(token) + (last ? text.end() : ''), memoryBytes: memory.bytes }
+      if (last) break
+      const input = tensor1d([token], 'int32')
+      const result = decoder.decode(input, memory)
+      memory = result.memory
+      input.dispose()
+      logits = (await result.logits.data()) as Float32Array
+      result.logits.dispose()
+      await breathe()
+    }
+  } finally {
+    memory.dispose()
+  }
+}

@@ -1,0 +1,27 @@
+/** Training for Lethe's decoders, in Node and the browser. Files and folders are in '@lethe/trainer/node'. */
+export * from './checkpoint'
+export * from './errors'
+export {
+  type EvaluateOptions,
+  type Evaluation,
+  type EvaluationProgress,
+  evaluate,
+  evaluation,
+} from './evaluate'
+export * from './generate'
+export * from './optimizers'
+export * from './sampling'
+export * from './schedules'
+export { type Block, Streams } from './streams'
+export {
+  type ByteSource,
+  openBlob,
+  openBytes,
+  openString,
+  type TextData,
+  type TextOptions,
+  type TokenSource,
+  textSource,
+} from './text'
+export * from './tokenizers'
+export * from './train'

@@ -1,0 +1,10 @@
+/** What needs a file system: text from files and folders, runs with checkpoints and metrics on disk. */
+export { type FileTextData, openText } from './files'
+export {
+  CheckpointFolder,
+  type CheckpointFolderOptions,
+  MetricsFile,
+  RunFolder,
+  readCheckpoint,
+  readRun,
+} from './folder'

@@ -1,0 +1,296 @@
+/**
+ * Adam, AdamW, Adagrad and SGD with PyTorch's formulas and clipping of the global gradient norm, as a few tensor
+ * operations that never wait for the host: the norm and the factor it gives stay on the device.
+ *
+ * Parameters are updated in groups: small ones (gains, biases) are strung together into one vector, so that fifty
+ * tiny tensors cost as many kernel calls as one; large ones stand alone and are not copied. The state is saved per
+ * parameter under its own name, whatever the grouping.
+ */
+import type { HostTensor } from '@lethe/core'
+import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core'
+import {
+  add,
+  concat,
+  div,
+  keep,
+  minimum,
+  mul,
+  reshape,
+  scalar,
+  slice,
+  sqrt,
+  square,
+  sub,
+  sum,
+  tensor,
+  tidy,
+  zeros,
+} from '@tensorflow/tfjs-core'
+import { CheckpointError, OptionError } from './errors'
+
+export const optimizerNames = ['adam', 'adamw', 'adagrad', 'sgd'] as const
+export type OptimizerName = (typeof optimizerNames)[number]
+
+export interface OptimizerOptions {
+  readonly optimizer: OptimizerName
+  /** Largest global gradient norm; 0 (default) for no clipping. */
+  readonly clip?: number
+  /** Adam, Adagrad, SGD: added to the gradient (L2). AdamW: decoupled. Default 0. */
+  readonly weightDecay?: number
+  /** Adam's decay rates: default 0.9 and 0.999. */
+  readonly betas?: readonly [number, number]
+  /** Default 1e-8, Adagrad 1e-10. */
+  readonly epsilon?: number
+  /** SGD: default 0. */
+  readonly momentum?: number
+}
+
+/** Parameters that are updated as one tensor. */
+interface Group {
+  readonly names: readonly string[]
+  readonly sizes: readonly number[]
+  readonly shape: readonly number[]
+  readonly state: Tensor[]
+}
+
+/** Parameters with fewer values than this are strung together. */
+const largeSize = 2 ** 14
+/** No string of small parameters is longer than this. */
+const groupSize = 2 ** 18
+
+/** One update rule: new values from old ones. Made of tensors only; `state` has one tensor per name in `slots`. */
+interface Rule {
+  readonly slots: readonly string[]
+  update(values: Tensor, gradient: Tensor, state: readonly Tensor[]): { values: Tensor; state: Tensor[] }
+}
+
+/** Updates parameters in place and holds what it remembers about each. */
+export class Optimizer {
+  /** Updates made so far. */
+  step = 0
+  private readonly groups: Group[]
+  private readonly slots: readonly string[]
+
+  constructor(
+    private readonly parameters: ReadonlyMap<string, Variable>,
+    readonly options: OptimizerOptions,
+  ) {
+    checkOptimizer(options)
+    this.slots = slotsOf(options)
+    this.groups = groupParameters(parameters).map((group) => ({
+      ...group,
+      state: this.slots.map(() => keep(zeros([...group.shape]))),
+    }))
+  }
+
+  /**
+   * One update. Parameters without a gradient are treated as having gradient 0.
+   * @returns the global gradient norm before clipping; the caller disposes of it. The gradients remain the caller's.
+   */
+  update(gradients: Readonly<Record<string, Tensor>>, learningRate: number): Scalar {
+    this.step++
+    return tidy(() => {
+      const rule = ruleOf(this.options, this.step, learningRate)
+      const packed = this.groups.map((group) =>
+        pack(group, (name) => gradients[name] ?? zeros(this.shape(name))),
+      )
+      const squares = packed.map((gradient) => reshape(sum(square(gradient), -1), [-1]))
+      const norm = sqrt(sum(squares.length > 1 ? concat(squares) : squares[0]!)) as Scalar
+      const { clip = 0 } = this.options
+      const scale = clip > 0 ? minimum(1, div(clip, add(norm, 1e-6))) : undefined
+      this.groups.forEach((group, index) => {
+        const gradient = scale ? mul(packed[index]!, scale) : packed[index]!
+        const values = pack(group, (name) => this.parameters.get(name)!)
+        const updated = rule.update(values, gradient, group.state)
+        updated.state.forEach((next, slot) => {
+          group.state[slot]!.dispose()
+          group.state[slot] = keep(next)
+        })
+        this.assign(group, updated.values)
+      })
+      return norm
+    })
+  }
+
+  /** What is remembered, as named tensors: 'mean.layers.0.…'. */
+  async state(): Promise<Map<string, HostTensor>> {
+    const tensors = new Map<string, HostTensor>()
+    for (const group of this.groups)
+      for (const [slot, held] of group.state.entries()) {
+        const data = (await held.data()) as Float32Array
+        let offset = 0
+        for (const [index, name] of group.names.entries()) {
+          const size = group.sizes[index]!
+          tensors.set(`${this.slots[slot]}.${name}`, {
+            dtype: 'float32',
+            shape: this.shape(name),
+            data: data.slice(offset, offset + size),
+          })
+          offset += size
+        }
+      }
+    return tensors
+  }
+
+  /** Goes on from a saved state. @throws CheckpointError when it belongs to other parameters or another optimiser. */
+  load(step: number, tensors: ReadonlyMap<string, HostTensor>): void {
+    for (const group of this.groups)
+      for (const [slot, prefix] of this.slots.entries()) {
+        const data = new Float32Array(group.sizes.reduce((total, size) => total + size, 0))
+        let offset = 0
+        for (const [index, name] of group.names.entries()) {
+          const saved = tensors.get(`${prefix}.${name}`)
+          const size = group.sizes[index]!
+          if (saved?.data.length !== size)
+            throw new CheckpointError(
+              `the saved optimiser state has ${saved ? `${saved.data.length} values` : 'nothing'} for ` +
+                `"${prefix}.${name}", ${size} are needed: resume with the optimiser and model of the checkpoint`,
+              { name: `${prefix}.${name}`, saved: saved?.data.length, needed: size },
+            )
+          data.set(saved.data, offset)
+          offset += size
+        }
+        group.state[slot]!.dispose()
+        group.state[slot] = keep(tensor(data, [...group.shape]))
+      }
+    this.step = step
+  }
+
+  dispose(): void {
+    for (const group of this.groups) for (const held of group.state) held.dispose()
+  }
+
+  private shape(name: string): number[] {
+    return this.parameters.get(name)!.shape
+  }
+
+  private assign(group: Group, values: Tensor): void {
+    let offset = 0
+    for (const [index, name] of group.names.entries()) {
+      const size = group.sizes[index]!
+      const part = group.names.length === 1 ? values : slice(values, [offset], [size])
+      const parameter = this.parameters.get(name)!
+      parameter.assign(reshape(part, parameter.shape))
+      offset += size
+    }
+  }
+}
+
+/** @throws OptionError */
+export function checkOptimizer(options: OptimizerOptions): void {
+  const { optimizer, clip = 0, weightDecay = 0, betas = [0.9, 0.999], epsilon = 1e-8, momentum = 0 } = options
+  if (!optimizerNames.includes(optimizer))
+    throw new OptionError(`unknown optimizer "${optimizer}"; known are ${optimizerNames.join(', ')}`, {
+      optimizer,
+    })
+  const refuse = (name: string, value: unknown, range: string) => {
+    throw new OptionError(`${name} must be ${range}, not ${value}`, { [name]: value })
+  }
+  if (!(clip >= 0)) refuse('clip', clip, '0 (no clipping) or more')
+  if (!(weightDecay >= 0)) refuse('weightDecay', weightDecay, '0 or more')
+  if (!(epsilon > 0)) refuse('epsilon', epsilon, 'more than 0')
+  if (!(momentum >= 0 && momentum < 1)) refuse('momentum', momentum, 'from 0 to less than 1')
+  for (const beta of betas) if (!(beta >= 0 && beta < 1)) refuse('betas', betas, 'from 0 to less than 1')
+}
+
+function slotsOf({ optimizer, momentum = 0 }: OptimizerOptions): readonly string[] {
+  switch (optimizer) {
+    case 'adam':
+    case 'adamw':
+      return ['mean', 'square']
+    case 'adagrad':
+      return ['square']
+    case 'sgd':
+      return momentum > 0 ? ['momentum'] : []
+  }
+}
+
+/** The update rule at one step (from 1). */
+function ruleOf(options: OptimizerOptions, step: number, learningRate: number): Rule {
+  const { optimizer, weightDecay = 0, momentum = 0 } = options
+  const decay = optimizer !== 'adamw' && weightDecay > 0 ? scalar(weightDecay) : undefined
+  const regularized = (values: Tensor, gradient: Tensor) =>
+    decay ? add(gradient, mul(values, decay)) : gradient
+  const slots = slotsOf(options)
+
+  if (optimizer === 'sgd') {
+    const rate = scalar(learningRate)
+    const factor = scalar(momentum)
+    return {
+      slots,
+      update(values, gradient, [moment]) {
+        gradient = regularized(values, gradient)
+        if (moment) gradient = add(mul(moment, factor), gradient)
+        return { values: sub(values, mul(gradient, rate)), state: moment ? [gradient] : [] }
+      },
+    }
+  }
+
+  if (optimizer === 'adagrad') {
+    const rate = scalar(learningRate)
+    const epsilon = scalar(options.epsilon ?? 1e-10)
+    return {
+      slots,
+      update(values, gradient, [squares]) {
+        gradient = regularized(values, gradient)
+        const total = add(squares!, square(gradient))
+        const change = mul(div(gradient, add(sqrt(total), epsilon)), rate)
+        return { values: sub(values, change), state: [total] }
+      },
+    }
+  }
+
+  // Adam, with both averages kept without their factors 1 - beta, which saves two passes over every parameter:
+  // mean = (1 - beta1) M, square = (1 - beta2) S with M = beta1 M + g, S = beta2 S + g². So the update
+  //   lr · mean / (1 - beta1^t) / (sqrt(square / (1 - beta2^t)) + epsilon)
+  // is M / (sqrt(S) + epsilon / root) · rate with the two host numbers below.
+  const [beta1, beta2] = options.betas ?? [0.9, 0.999]
+  const root = Math.sqrt((1 - beta2) / (1 - beta2 ** step))
+  const rate = scalar((learningRate * (1 - beta1)) / (1 - beta1 ** step) / root)
+  const epsilon = scalar((options.epsilon ?? 1e-8) / root)
+  const [keepMean, keepSquare] = [scalar(beta1), scalar(beta2)]
+  const shrink = optimizer === 'adamw' && weightDecay > 0 ? scalar(1 - learningRate * weightDecay) : undefined
+  return {
+    slots,
+    update(values, gradient, [mean, squares]) {
+      gradient = regularized(values, gradient)
+      const nextMean = add(mul(mean!, keepMean), gradient)
+      const nextSquares = add(mul(squares!, keepSquare), square(gradient))
+      const change = mul(div(nextMean, add(sqrt(nextSquares), epsilon)), rate)
+      const from = shrink ? mul(values, shrink) : values
+      return { values: sub(from, change), state: [nextMean, nextSquares] }
+    },
+  }
+}
+
+/** The tensors of a group as one; the shape of a single large one is kept. */
+function pack(group: Group, get: (name: string) => Tensor): Tensor {
+  if (group.names.length === 1) return get(group.names[0]!)
+  return concat(group.names.map((name) => reshape(get(name), [-1])))
+}
+
+function groupParameters(parameters: ReadonlyMap<string, Variable>): Omit<Group, 'state'>[] {
+  const groups: Omit<Group, 'state'>[] = []
+  let names: string[] = []
+  let total = 0
+  const group = (names: readonly string[]) => {
+    const sizes = names.map((name) => parameters.get(name)!.size)
+    const length = sizes.reduce((sum, size) => sum + size, 0)
+    groups.push({ names, sizes, shape: names.length === 1 ? parameters.get(names[0]!)!.shape : [length] })
+  }
+  for (const [name, { size }] of parameters) {
+    if (size >= largeSize) {
+      group([name])
+      continue
+    }
+    if (total + size > groupSize) {
+      group(names)
+      names = []
+      total = 0
+    }
+    names.push(name)
+    total += size
+  }
+  if (names.length > 0) group(names)
+  return groups
+}

@@ -1,0 +1,89 @@
+/**
+ * Text to tokens and back. Two tokenizers that need no training beyond one look at the text: bytes (256 tokens, any
+ * text) and characters (a token per Unicode code point of the training text). Both are described by a piece of JSON
+ * that goes into every checkpoint, so that a checkpoint alone can be asked for text.
+ */
+import { FormatError } from '@lethe/core'
+
+export interface Tokenizer {
+  readonly name: 'bytes' | 'characters'
+  /** Number of different tokens. */
+  readonly vocabulary: number
+  encode(text: string): Int32Array
+  /** Bytes that are no valid UTF-8 and unknown characters become U+FFFD. */
+  decode(tokens: ArrayLike<number>): string
+  /** Decodes token by token: what `push` returns is always whole characters. */
+  decoder(): TokenDecoder
+  describe(): TokenizerDescription
+}
+
+/** Holds the bytes of an unfinished character back until it is whole. */
+export interface TokenDecoder {
+  push(token: number): string
+  /** What is left: U+FFFD if the last character was cut off, else nothing. */
+  end(): string
+}
+
+export type TokenizerDescription =
+  | { readonly name: 'bytes' }
+  | { readonly name: 'characters'; readonly characters: string }
+
+/** A token per byte of the text's UTF-8 form. */
+export function bytesTokenizer(): Tokenizer {
+  return {
+    name: 'bytes',
+    vocabulary: 256,
+    encode: (text) => Int32Array.from(new TextEncoder().encode(text)),
+    decode: (tokens) => new TextDecoder('utf-8', { ignoreBOM: true }).decode(Uint8Array.from(tokens)),
+    decoder() {
+      const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+      return {
+        push: (token) => decoder.decode(Uint8Array.of(token), { stream: true }),
+        end: () => decoder.decode(),
+      }
+    },
+    describe: () => ({ name: 'bytes' }),
+  }
+}
+
+/** The token of every character that is not in the vocabulary. */
+export const unknownCharacter = 0
+
+/**
+ * A token per Unicode code point: 0 is an unknown character, then those of `text` in ascending order.
+ * @param text any text (or iterable of code points) that has every character of the vocabulary at least once.
+ */
+export function charactersTokenizer(text: string | Iterable<number>): Tokenizer {
+  const found = new Set<number>()
+  if (typeof text === 'string') for (const character of text) found.add(character.codePointAt(0)!)
+  else for (const codePoint of text) found.add(codePoint)
+  const codePoints = [...found].sort((a, b) => a - b)
+  const tokens = new Map(codePoints.map((codePoint, index) => [codePoint, index + 1]))
+  const characters = ['\ufffd', ...codePoints.map((codePoint) => String.fromCodePoint(codePoint))]
+  const character = (token: number) => characters[token] ?? '\ufffd'
+  return {
+    name: 'characters',
+    vocabulary: characters.length,
+    encode(text) {
+      const result = new Int32Array(text.length)
+      let count = 0
+      for (const character of text)
+        result[count++] = tokens.get(character.codePointAt(0)!) ?? unknownCharacter
+      return result.slice(0, count)
+    },
+    decode: (tokens) => Array.from(tokens, character).join(''),
+    decoder: () => ({ push: character, end: () => '' }),
+    describe: () => ({ name: 'characters', characters: characters.slice(1).join('') }),
+  }
+}
+
+/** The tokenizer that a checkpoint describes. */
+export function tokenizerFromDescription(description: unknown): Tokenizer {
+  const { name, characters } = (description ?? {}) as { name?: unknown; characters?: unknown }
+  if (name === 'bytes') return bytesTokenizer()
+  if (name === 'characters' && typeof characters === 'string') return charactersTokenizer(characters)
+  throw new FormatError(
+    `this is no description of a tokenizer: ${JSON.stringify(description)}; known are "bytes" and "characters"`,
+    { description },
+  )
+}

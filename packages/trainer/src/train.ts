@@ -1,0 +1,429 @@
+/**
+ * The training loop: an async iterator of plain events, so that a command line, a worker and a page each show it in
+ * their own way. It ends when the steps are done or its signal is aborted (after a checkpoint), and throws when the
+ * loss is no longer a number. Leaving the `for await` early frees everything.
+ */
+import type { Decoder } from '@lethe/core'
+import { Random, registerGradients } from '@lethe/core'
+import type { Scalar, Tensor } from '@tensorflow/tfjs-core'
+import { add, dispose, mul, tensor2d, tidy } from '@tensorflow/tfjs-core'
+import { breathe } from './breathe'
+import type { Checkpoint, CheckpointStore, ValidationRecord } from './checkpoint'
+import { loadParameters, saveModel } from './checkpoint'
+import { CheckpointError, DataError, OptionError, TrainingError } from './errors'
+import type { Evaluation } from './evaluate'
+import { evaluation, scores } from './evaluate'
+import type { OptimizerName } from './optimizers'
+import { checkOptimizer, Optimizer } from './optimizers'
+import type { ScheduleName } from './schedules'
+import { learningRateAt, scheduleNames } from './schedules'
+import { Streams } from './streams'
+import type { TokenSource } from './text'
+import type { Tokenizer } from './tokenizers'
+
+export interface TrainOptions {
+  /** Trained in place. It remains the caller's to dispose of. */
+  readonly decoder: Decoder
+  readonly train: TokenSource
+  /** Without it there is no evaluation. */
+  readonly validation?: TokenSource | undefined
+  /** Saved with the model, so that a checkpoint alone can generate text. */
+  readonly tokenizer?: Tokenizer | undefined
+  /** Updates in all, those before a resumed checkpoint included. */
+  readonly steps: number
+  /** Streams read side by side. */
+  readonly batch: number
+  /** Tokens of each stream read at a time. */
+  readonly block: number
+  /** Default 'adam'. */
+  readonly optimizer?: OptimizerName
+  /** Default 7e-4. */
+  readonly learningRate?: number
+  /** Steps of linear warm-up: default 200. */
+  readonly warmup?: number
+  /** What follows the warm-up: default 'constant'. */
+  readonly schedule?: ScheduleName
+  /** Largest global gradient norm, 0 for no clipping: default 0.3. */
+  readonly clip?: number
+  /** Default 0. */
+  readonly weightDecay?: number
+  /** SGD's: default 0. */
+  readonly momentum?: number
+  /** Consecutive blocks whose mean gradient makes one update: default 1. */
+  readonly accumulate?: number
+  /** Of dropout and whatever else is drawn while training: default 0. The decoder's own seed sets its first weights. */
+  readonly seed?: number
+  /** Steps between evaluations: default 500; 0 for only one at the end. */
+  readonly evalEvery?: number
+  /** Streams of an evaluation: default 8. */
+  readonly validBatch?: number
+  readonly checkpoints?: CheckpointStore | undefined
+  /** Steps between checkpoints: default 500; 0 for only one at the end. */
+  readonly checkpointEvery?: number
+  /** Goes on from here. Data, model and options must be those of the checkpoint; `steps` may be more. */
+  readonly resume?: Checkpoint | undefined
+  /** Ends the run after the step at hand: with a checkpoint, if there is a store. */
+  readonly signal?: AbortSignal | undefined
+}
+
+export type TrainEvent = StartEvent | StepEvent | EvaluatingEvent | EvalEvent | CheckpointEvent | EndEvent
+
+export interface StartEvent {
+  readonly type: 'start'
+  /** Steps done before: 0, or those of the resumed checkpoint. */
+  readonly step: number
+  readonly steps: number
+  readonly parameters: number
+  /** Tokens of the training and of the validation part. */
+  readonly trainTokens: number
+  readonly validationTokens: number
+}
+
+export interface StepEvent {
+  readonly type: 'step'
+  readonly step: number
+  /** Mean negative log-likelihood per token in nats, without the penalty. */
+  readonly loss: number
+  readonly bitsPerByte: number
+  /** What the forgetting method adds to the loss. */
+  readonly penalty: number
+  readonly learningRate: number
+  /** Global norm before clipping. */
+  readonly gradientNorm: number
+  /** Slots alive, mean over layers and rows. */
+  readonly slots: number
+  /** Bytes allocated for memories. */
+  readonly memoryBytes: number
+  /** Tokens trained on since step 1. */
+  readonly tokens: number
+  /** Timing, the only fields that differ between two runs of the same seed: seconds since this process began. */
+  readonly seconds: number
+  readonly tokensPerSecond: number
+}
+
+export interface EvaluatingEvent {
+  readonly type: 'evaluating'
+  readonly step: number
+  readonly tokens: number
+  readonly of: number
+}
+
+export interface EvalEvent extends Evaluation {
+  readonly type: 'eval'
+  readonly step: number
+  /** Timing. */
+  readonly seconds: number
+}
+
+export interface CheckpointEvent {
+  readonly type: 'checkpoint'
+  readonly step: number
+  /** What the store returned: a path. */
+  readonly path: string
+}
+
+export interface EndEvent {
+  readonly type: 'end'
+  readonly step: number
+  readonly reason: 'finished' | 'aborted'
+}
+
+const defaults = {
+  optimizer: 'adam',
+  learningRate: 7e-4,
+  warmup: 200,
+  schedule: 'constant',
+  clip: 0.3,
+  weightDecay: 0,
+  momentum: 0,
+  accumulate: 1,
+  seed: 0,
+  evalEvery: 500,
+  validBatch: 8,
+  checkpointEvery: 500,
+} as const satisfies Partial<TrainOptions>
+
+type Settings = TrainOptions & Required<Pick<TrainOptions, keyof typeof defaults>>
+
+export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, undefined> {
+  const settings = check({ ...defaults, ...withoutUndefined(options) })
+  const { decoder, validation, batch, block, steps, accumulate, signal, resume, checkpoints } = settings
+  const streams = new Streams(settings.train, batch, block)
+  if (resume) checkResume(settings, resume)
+  registerGradients()
+
+  const began = performance.now()
+  const seconds = () => (performance.now() - began) / 1000
+  const optimizer = new Optimizer(decoder.parameters, settings)
+  let random = new Random(settings.seed)
+  let step = 0
+  let tokens = 0
+  const history: ValidationRecord[] = []
+  let saved: string | undefined
+  let savedStep = 0
+  let memory = resume ? undefined : decoder.initialMemory(batch)
+
+  async function save(): Promise<CheckpointEvent> {
+    const checkpoint: Checkpoint = {
+      step,
+      model: await saveModel(decoder, settings.tokenizer),
+      optimizer: { tensors: await optimizer.state(), metadata: { optimizer: settings.optimizer } },
+      memory: await memory!.serialize(),
+      state: {
+        format: 'lethe-checkpoint-1',
+        step,
+        tokens,
+        position: streams.position,
+        random: random.state,
+        training: describeTraining(settings),
+        decoder: decoder.describe(),
+        data: describeData(settings.train),
+        validation: [...history],
+      },
+    }
+    saved = await checkpoints!.save(checkpoint)
+    savedStep = step
+    return { type: 'checkpoint', step, path: saved }
+  }
+
+  /** One update; what it returns is read when the device is done. */
+  async function update(learningRate: number) {
+    const losses: Scalar[] = []
+    const penalties: Scalar[] = []
+    let gradients: Record<string, Tensor> | undefined
+    for (let part = 0; part < accumulate; part++) {
+      const next = await streams.next()
+      const inputs = tensor2d(next.inputs, [batch, block], 'int32')
+      const targets = tensor2d(next.targets, [batch, block], 'int32')
+      const result = decoder.gradients(inputs, targets, memory!, { random })
+      memory = result.memory
+      dispose([inputs, targets])
+      losses.push(result.loss)
+      penalties.push(result.penalty)
+      gradients = accumulateGradients(gradients, result.gradients, part === accumulate - 1 ? accumulate : 1)
+      memory = await decoder.compact(memory)
+    }
+    const norm = optimizer.update(gradients!, learningRate)
+    dispose(gradients!)
+    await decoder.afterUpdate()
+    const read = [norm, ...losses, ...penalties]
+    const [gradientNorm, ...values] = (await Promise.all(read.map((value) => value.data()))).map(
+      (data) => data[0]!,
+    )
+    dispose(read)
+    const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / accumulate
+    return {
+      gradientNorm: gradientNorm!,
+      loss: mean(values.slice(0, accumulate)),
+      penalty: mean(values.slice(accumulate)),
+    }
+  }
+
+  /** Evaluates when it is due; an aborted evaluation is done anew when the run is resumed. */
+  async function* evaluateIfDue(): AsyncGenerator<TrainEvent, void, undefined> {
+    const due = step === steps || (settings.evalEvery > 0 && step % settings.evalEvery === 0)
+    if (!validation || !due || step === 0 || history.at(-1)?.step === step || signal?.aborted) return
+    const blocks = evaluation({ decoder, source: validation, batch: settings.validBatch, block, signal })
+    try {
+      for (;;) {
+        const next = await blocks.next()
+        if (next.done) {
+          history.push({ step, ...next.value })
+          yield { type: 'eval', step, ...next.value, seconds: seconds() }
+          return
+        }
+        yield { type: 'evaluating', step, ...next.value }
+      }
+    } catch (error) {
+      if (!signal?.aborted) throw error
+    } finally {
+      await blocks.return(undefined as never)
+    }
+  }
+
+  try {
+    if (resume) {
+      const { state } = resume
+      await loadParameters(decoder, resume.model)
+      optimizer.load(state.step, resume.optimizer.tensors)
+      memory = decoder.restoreMemory(resume.memory)
+      random = new Random(state.random)
+      streams.position = state.position
+      step = state.step
+      tokens = state.tokens
+      history.push(...state.validation)
+      saved = resume.path ?? `step ${step}`
+      savedStep = step
+    }
+    yield {
+      type: 'start',
+      step,
+      steps,
+      parameters: decoder.parameterCount,
+      trainTokens: settings.train.length,
+      validationTokens: validation?.length ?? 0,
+    }
+    yield* evaluateIfDue()
+    while (step < steps && !signal?.aborted) {
+      const start = performance.now()
+      const learningRate = learningRateAt(step + 1, settings)
+      const { loss, penalty, gradientNorm } = await update(learningRate)
+      step++
+      if (!Number.isFinite(loss + penalty + gradientNorm))
+        throw notFinite({ step, loss, penalty, gradientNorm, learningRate }, saved)
+      tokens += batch * block * accumulate
+      await breathe()
+      yield {
+        type: 'step',
+        step,
+        loss,
+        bitsPerByte: scores(loss, settings.train).bitsPerByte,
+        penalty,
+        learningRate,
+        gradientNorm,
+        slots: memory!.slots,
+        memoryBytes: memory!.bytes,
+        tokens,
+        seconds: seconds(),
+        tokensPerSecond: (batch * block * accumulate) / ((performance.now() - start) / 1000),
+      }
+      yield* evaluateIfDue()
+      const due = settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0
+      if (checkpoints && due && step < steps && !signal?.aborted) yield await save()
+    }
+    if (checkpoints && step > savedStep) yield await save()
+    yield { type: 'end', step, reason: step < steps ? 'aborted' : 'finished' }
+  } finally {
+    memory?.dispose()
+    optimizer.dispose()
+  }
+}
+
+/** What must stay the same for a resumed run to equal the uninterrupted one. */
+function describeTraining(settings: Settings): Record<string, unknown> {
+  const { batch, block, optimizer, learningRate, warmup, schedule, clip, weightDecay, momentum, accumulate } =
+    settings
+  const { seed, evalEvery, validBatch } = settings
+  return {
+    ...{ batch, block, optimizer, learningRate, warmup, schedule, clip, weightDecay, momentum, accumulate },
+    ...{ seed, evalEvery, validBatch },
+    // The cosine depends on where it ends; other schedules do not.
+    ...(schedule === 'cosine' ? { steps: settings.steps } : {}),
+  }
+}
+
+function describeData(source: TokenSource) {
+  return { identity: source.identity, tokens: source.length, vocabulary: source.vocabulary }
+}
+
+function checkResume(settings: Settings, { state, path = 'the checkpoint' }: Checkpoint): void {
+  const refuse = (what: string, saved: unknown, given: unknown, fix: string) => {
+    throw new CheckpointError(
+      `${path} was made with ${what} ${JSON.stringify(saved)}, not ${JSON.stringify(given)}: ${fix}`,
+      { what, saved, given },
+    )
+  }
+  const given = describeTraining(settings)
+  for (const name of new Set([...Object.keys(state.training), ...Object.keys(given)]))
+    if (state.training[name] !== given[name])
+      refuse(name, state.training[name] ?? null, given[name] ?? null, 'resume with the same options')
+  const decoder = settings.decoder.describe() as unknown as Record<string, unknown>
+  const savedDecoder = state.decoder as Record<string, unknown>
+  for (const name of new Set([...Object.keys(savedDecoder), ...Object.keys(decoder)]))
+    if (canonical(savedDecoder[name]) !== canonical(decoder[name]))
+      refuse(`${name} (model)`, savedDecoder[name], decoder[name], 'resume with the same model')
+  const data = describeData(settings.train)
+  if (state.data.tokens !== data.tokens)
+    refuse(
+      'a training text of',
+      `${state.data.tokens} tokens`,
+      `${data.tokens} tokens`,
+      'resume with the same text',
+    )
+  if (state.data.identity !== data.identity)
+    refuse('the text', state.data.identity, data.identity, 'resume with the same text and tokenizer')
+  if (state.step > settings.steps)
+    refuse('more steps,', state.step, settings.steps, `give ${state.step} steps or more`)
+}
+
+/** JSON in which the order of keys does not matter. */
+function canonical(value: unknown): string {
+  return JSON.stringify(value, (_, part) =>
+    part && typeof part === 'object' && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  )
+}
+
+function notFinite(
+  values: Record<string, number> & { step: number },
+  saved: string | undefined,
+): TrainingError {
+  const broken = ['loss', 'penalty', 'gradientNorm'].find((name) => !Number.isFinite(values[name]))!
+  const where = saved ? `the last good checkpoint is ${saved}` : 'no checkpoint was saved before'
+  return new TrainingError(
+    `${broken === 'gradientNorm' ? 'the gradient norm' : `the ${broken}`} became ${values[broken]} at step ${values.step}; ` +
+      `${where}: try a smaller learning rate (it was ${values.learningRate}), a longer warm-up or a smaller clip`,
+    { ...values, checkpoint: saved },
+  )
+}
+
+/** Adds up gradients, and divides by the number of blocks at the last of them. Consumes both. */
+function accumulateGradients(
+  sum: Record<string, Tensor> | undefined,
+  next: Record<string, Tensor>,
+  divisor: number,
+): Record<string, Tensor> {
+  if (!sum && divisor === 1) return next
+  const result = tidy(() =>
+    Object.fromEntries(
+      Object.entries(next).map(([name, gradient]) => {
+        const total = sum ? add(sum[name]!, gradient) : gradient
+        return [name, divisor === 1 ? total : mul(total, 1 / divisor)]
+      }),
+    ),
+  )
+  if (sum) dispose(sum)
+  dispose(next)
+  return result
+}
+
+function withoutUndefined<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T
+}
+
+function check(settings: Settings): Settings {
+  const whole = (name: keyof Settings, least: number) => {
+    const value = settings[name] as number
+    if (!Number.isInteger(value) || value < least)
+      throw new OptionError(`${name} must be a whole number of at least ${least}, not ${value}`, {
+        [name]: value,
+      })
+  }
+  for (const name of ['steps', 'batch', 'block', 'accumulate', 'validBatch'] as const) whole(name, 1)
+  for (const name of ['warmup', 'evalEvery', 'checkpointEvery', 'seed'] as const) whole(name, 0)
+  if (!(settings.learningRate > 0 && Number.isFinite(settings.learningRate)))
+    throw new OptionError(`learningRate must be more than 0, not ${settings.learningRate}`, {
+      learningRate: settings.learningRate,
+    })
+  if (!scheduleNames.includes(settings.schedule))
+    throw new OptionError(`unknown schedule "${settings.schedule}"; known are ${scheduleNames.join(', ')}`, {
+      schedule: settings.schedule,
+    })
+  checkOptimizer(settings)
+  for (const source of [settings.train, settings.validation])
+    if (source && source.vocabulary > settings.decoder.config.vocabulary)
+      throw new DataError(
+        `the text has ${source.vocabulary} different tokens, the decoder's vocabulary is ` +
+          `${settings.decoder.config.vocabulary}: make the decoder with vocabulary ${source.vocabulary}`,
+        { tokens: source.vocabulary, vocabulary: settings.decoder.config.vocabulary },
+      )
+  const { validation, validBatch } = settings
+  if (validation && validation.length < validBatch + 1)
+    throw new DataError(
+      `the validation text is too short: it has ${validation.length} tokens, and ${validBatch} streams need ` +
+        `${validBatch + 1}: give more text or a smaller validBatch`,
+      { tokens: validation.length, validBatch },
+    )
+  return settings
+}
