@@ -18,13 +18,16 @@ export class LetheError extends Error {
   }
 
   /** True for any error of this class or a subclass, also one made by another copy of the package. */
+  // biome-ignore-start lint/complexity/noThisInStatic: subclasses ask about themselves
   static isInstance<T extends LetheError>(
     this: (abstract new (...args: never[]) => T) & { readonly name: string },
     error: unknown,
   ): error is T {
-    if (typeof error !== 'object' || error === null || !(marker in error)) return false
-    return error instanceof this || this.name === 'LetheError' || (error as Error).name === this.name
+    if (error instanceof this) return true
+    if (!(error instanceof Error) || !(marker in error)) return false
+    return this.name === 'LetheError' || error.name === this.name
   }
+  // biome-ignore-end lint/complexity/noThisInStatic: subclasses ask about themselves
 }
 
 /** A configuration that cannot be built: refused before any tensor is made. */

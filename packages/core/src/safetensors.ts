@@ -79,8 +79,10 @@ export function decodeSafetensors(bytes: Uint8Array, name = 'the file'): TensorF
     const size = shape.reduce((product, dimension) => product * dimension, 1)
     if (dtype !== 'F32' && dtype !== 'I32') refuse(`"${key}" has type ${dtype}; only F32 and I32 are read`)
     if (to - from !== size * 4) refuse(`"${key}" has ${to - from} bytes for shape [${shape}]`)
-    if (from < 0 || start + to > bytes.length) refuse(`the data of "${key}" is missing (the file was cut off)`)
-    const copy = bytes.slice(start + from, start + to).buffer
+    if (from < 0 || start + to > bytes.length)
+      refuse(`the data of "${key}" is missing (the file was cut off)`)
+    // A copy of its own, also where `bytes` is a Node Buffer, whose slice() shares memory.
+    const copy = new Uint8Array(bytes.subarray(start + from, start + to)).buffer
     tensors.set(key, {
       dtype: dtype === 'F32' ? 'float32' : 'int32',
       shape,

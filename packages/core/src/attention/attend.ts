@@ -1,0 +1,264 @@
+/**
+ * The one attention of Lethe, and the seam behind which a backend's fused kernel can take over:
+ *
+ *     weight(t, i) ∝ m(t, i) · exp((q_t·k_i + position(t, i)) / √d − b(t, i))
+ *
+ * over groups of slots side by side in one softmax, with persistent slots beside them. The version here is made of
+ * plain operations: the oracle of every fused kernel, and what runs where there is none.
+ */
+import {
+  add,
+  cast,
+  clipByValue,
+  concat,
+  cumsum,
+  div,
+  getBackend,
+  greater,
+  mul,
+  ones,
+  relu,
+  reshape,
+  slice,
+  softmax,
+  sub,
+  sum,
+  type Tensor,
+  type Tensor2D,
+  type Tensor3D,
+  tensor,
+  transpose,
+  zeros,
+} from '@tensorflow/tfjs-core'
+import type { Outcome, Term } from '../method'
+import { stopGradient } from '../ops/differentiable'
+import { matMul } from '../ops/matmul'
+import { distances, type GroupGeometry, masked, windowMask } from './distance'
+import { type DistanceKeys, positionLogits } from './positions'
+
+export interface AttentionGroup extends GroupGeometry {
+  /** [batch, slots], 1 where a slot exists; absent if all do. */
+  readonly valid?: Tensor2D
+  /** Keys of relative distances, absent where the group has no positional term. */
+  readonly positions?: DistanceKeys
+}
+
+export interface AttentionRequest {
+  /** [batch, heads, headSize, block], neither scaled nor biased. */
+  readonly queries: Tensor
+  /** [batch, heads, headSize, slots] of all groups in order. */
+  readonly keys: Tensor
+  readonly values: Tensor
+  /** 1 / √headSize. */
+  readonly scale: number
+  readonly groups: readonly AttentionGroup[]
+  readonly terms: readonly Term[]
+  /** Transformer-XL's u and v: added to the queries of the content and of the positional part [heads, headSize]. */
+  readonly queryBias?: { readonly content: Tensor; readonly position: Tensor }
+  /** Persistent slots of the all-attention layer: [heads, headSize, slots], attended to by all, never masked. */
+  readonly persistent?: { readonly keys: Tensor; readonly values: Tensor }
+  /** Makes a dropout mask for the attention weights. */
+  readonly dropout?: (shape: readonly number[]) => Tensor
+  readonly wants: { readonly mass?: boolean; readonly selection?: boolean }
+}
+
+export interface AttentionResult extends Pick<Outcome, 'mass' | 'selection'> {
+  /** [batch, heads, headSize, block] */
+  readonly context: Tensor
+}
+
+/** A fused attention. Returns null for requests it does not cover; they go to the plain operations. */
+export type AttentionKernel = (request: AttentionRequest) => AttentionResult | null
+
+const kernels = new Map<string, AttentionKernel>()
+
+/** Puts a backend's fused kernel behind the seam (null takes it away). */
+export function setAttentionKernel(backend: string, kernel: AttentionKernel | null): void {
+  if (kernel) kernels.set(backend, kernel)
+  else kernels.delete(backend)
+}
+
+/** Attention by the backend's fused kernel where there is one for this request, else by plain operations. */
+export function attend(request: AttentionRequest): AttentionResult {
+  return kernels.get(getBackend())?.(request) ?? attendPlain(request)
+}
+
+/** Attention in plain, differentiable operations. */
+export function attendPlain(request: AttentionRequest): AttentionResult {
+  const { keys, values, scale, groups, terms, persistent, wants } = request
+  const [, , , block] = request.queries.shape as [number, number, number, number]
+  const slots = keys.shape[3]!
+
+  const queries = mul(request.queries, scale)
+  const biased = (bias: Tensor | undefined) =>
+    bias ? add(queries, mul(reshape(bias, [1, ...bias.shape, 1]), scale)) : queries
+  const content = matMul(biased(request.queryBias?.content), keys, { transposeA: true })
+  let logits = content // [batch, heads, block, slots]
+  const positional = joinGroups(
+    groups.map((group) =>
+      group.positions ? positionLogits(biased(request.queryBias?.position), group.positions, group) : null,
+    ),
+    groups,
+    [content.shape[0]!, content.shape[1]!, block],
+  )
+  if (positional) logits = add(logits, positional)
+
+  const forbidden = combinedMask(groups, block)
+  const selected = selectionOf(request, logits, forbidden)
+  if (selected) logits = sub(logits, selected.penalty)
+  for (const term of terms) if (term.kind === 'bias') logits = add(logits, term.bias)
+  const strength = strengthOf(terms, groups, block, request.queries.shape[1]!)
+  if (forbidden) logits = add(logits, forbidden)
+  if (strength) {
+    // What is fully forgotten leaves the softmax, too, so that the rest keeps its precision.
+    const gone = stopGradient(mul(sub(1, cast(greater(strength, 0), 'float32')), masked))
+    logits = add(logits, gone)
+  }
+
+  let persistentWeights: Tensor | undefined
+  let weights: Tensor
+  if (persistent) {
+    const keysOfAll = reshape(persistent.keys, [1, ...persistent.keys.shape])
+    const joined = softmax(concat([logits, matMul(queries, keysOfAll, { transposeA: true })], 3))
+    const [batch, heads] = joined.shape as [number, number]
+    weights = slice(joined, [0, 0, 0, 0], [batch, heads, block, slots])
+    persistentWeights = slice(joined, [0, 0, 0, slots], [batch, heads, block, joined.shape[3]! - slots])
+  } else weights = softmax(logits)
+
+  if (strength) {
+    weights = mul(weights, strength)
+    let total = sum(weights, -1, true)
+    if (persistentWeights) total = add(total, sum(persistentWeights, -1, true))
+    total = add(total, 1e-8)
+    weights = div(weights, total)
+    if (persistentWeights) persistentWeights = div(persistentWeights, total)
+  }
+
+  const mass = wants.mass ? massOf(weights) : undefined
+  if (request.dropout) weights = mul(weights, request.dropout(weights.shape))
+  let context = matMul(values, weights, { transposeB: true })
+  if (persistent && persistentWeights) {
+    const valuesOfAll = reshape(persistent.values, [1, ...persistent.values.shape])
+    context = add(context, matMul(valuesOfAll, persistentWeights, { transposeB: true }))
+  }
+  const selection =
+    wants.selection && selected ? { during: selected.during, after: selected.after } : undefined
+  return { context, ...(mass && { mass }), ...(selection && { selection }) }
+}
+
+/** Positional logits of all groups along the slot axis, zeros where a group has none; null where none has. */
+function joinGroups(
+  parts: readonly (Tensor | null)[],
+  groups: readonly AttentionGroup[],
+  [batch, heads, block]: [number, number, number],
+): Tensor | null {
+  if (parts.every((part) => part === null)) return null
+  if (parts.length === 1) return parts[0]!
+  return concat(
+    parts.map((part, index) => part ?? zeros([batch, heads, block, groups[index]!.slots])),
+    3,
+  )
+}
+
+/** 0 where a query may attend to a slot, `masked` elsewhere: [1 | batch, 1, block | 1, slots]; null if all may. */
+function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor | null {
+  const parts = groups.map((group) => {
+    const window = windowMask(group, block)
+    const masks: Tensor[] = window ? [tensor(window, [1, 1, block, group.slots])] : []
+    if (group.distance.kind === 'scattered' && Number.isFinite(group.farthest))
+      masks.push(mul(cast(greater(distances(group, block), group.farthest), 'float32'), masked))
+    if (group.valid) {
+      const batch = group.valid.shape[0]
+      masks.push(reshape(mul(sub(1, group.valid), masked), [batch, 1, 1, group.slots]))
+    }
+    return masks.length === 0 ? null : masks.reduce((a, b) => add(a, b))
+  })
+  if (parts.every((part) => part === null)) return null
+  if (parts.length === 1) return parts[0]!
+  const batch = Math.max(...parts.map((part) => part?.shape[0] ?? 1))
+  const whole = (part: Tensor | null, { slots }: AttentionGroup) =>
+    part ? add(part, zeros([batch, 1, block, slots])) : zeros([batch, 1, block, slots])
+  return concat(
+    parts.map((part, index) => whole(part, groups[index]!)),
+    3,
+  )
+}
+
+/** The product of all ramps m, broadcastable to [batch, heads, block, slots]; null where no term has one. */
+function strengthOf(
+  terms: readonly Term[],
+  groups: readonly AttentionGroup[],
+  block: number,
+  heads: number,
+): Tensor | null {
+  let strength: Tensor | null = null
+  let distance: Tensor | null = null
+  for (const term of terms) {
+    if (term.kind !== 'slot-life' && term.kind !== 'head-span') continue
+    distance ??= joinDistances(groups, block)
+    let reach: Tensor
+    if (term.kind === 'slot-life') {
+      const [batch, slots] = term.life.shape
+      reach = reshape(term.life, [batch, 1, 1, slots])
+    } else {
+      const perQuery = term.span.rank === 3
+      const shape = perQuery ? [...term.span.shape, 1] : [1, term.span.size, 1, 1]
+      if (!perQuery && term.span.size !== 1 && term.span.size !== heads)
+        throw new RangeError(`a head-span term needs 1 or ${heads} spans, not ${term.span.size}`)
+      reach = add(reshape(term.span, shape), groups[0]!.nearest)
+    }
+    const ramp = clipByValue(add(mul(sub(reach, distance), 1 / term.ramp), 1), 0, 1)
+    strength = strength ? mul(strength, ramp) : ramp
+  }
+  return strength
+}
+
+function joinDistances(groups: readonly AttentionGroup[], block: number): Tensor {
+  const parts = groups.map((group) => distances(group, block))
+  if (parts.length === 1) return parts[0]!
+  const batch = Math.max(...parts.map((part) => part.shape[0]!))
+  return concat(
+    parts.map((part, index) =>
+      part.shape[0] === batch ? part : add(part, zeros([batch, 1, block, groups[index]!.slots])),
+    ),
+    3,
+  )
+}
+
+/**
+ * Selective Attention: F from the logits of one head. Leviathan, Kalman, Matias 2024, section 3: votes
+ * S = ReLU(logits), none on exempt slots, on oneself or on the future; F counts the votes of strictly earlier queries.
+ */
+function selectionOf(request: AttentionRequest, logits: Tensor, forbidden: Tensor | null) {
+  const term = request.terms.find((candidate) => candidate.kind === 'selection')
+  if (!term) return null
+  const [batch, , block, slots] = logits.shape as [number, number, number, number]
+  const head = reshape(slice(logits, [0, term.head, 0, 0], [batch, 1, block, slots]), [batch, block, slots])
+  // 1 where a vote counts: the pair may attend, the slot is not the query itself and not exempt.
+  const allowed = forbidden
+    ? cast(
+        greater(reshape(forbidden, [forbidden.shape[0]!, forbidden.shape[2]!, slots]), masked / 2),
+        'float32',
+      )
+    : ones([1, 1, slots])
+  const distance = joinDistances(request.groups, block)
+  const notSelf = cast(greater(reshape(distance, [distance.shape[0]!, block, slots]), 0), 'float32')
+  const counted = mul(mul(allowed, notSelf), reshape(sub(1, term.exempt), [batch, 1, slots]))
+  const votes = mul(relu(head), stopGradient(counted)) // [batch, block, slots]
+  // Cumulated over queries: the last axis, where tfjs's cumsum is fast and its gradient right.
+  const perSlot = transpose(votes, [0, 2, 1])
+  const carried = reshape(term.carried, [batch, 1, slots])
+  const before = transpose(cumsum(perSlot, 2, true), [0, 2, 1])
+  const during = add(before, carried) as Tensor3D // [batch, block, slots]
+  const after = add(sum(votes, 1), term.carried) as Tensor2D
+  return { during, after, penalty: reshape(during, [batch, 1, block, slots]) }
+}
+
+/** [batch, slots]: attention summed over queries, mean over heads. */
+const massOf = (weights: Tensor): Tensor2D => mul(sum(weights, [1, 2]), 1 / weights.shape[1]!) as Tensor2D
+
+/** Attention by content alone with every slot visible: `Outcome.attendWith`. */
+export function attendByContent(queries: Tensor, keys: Tensor, values: Tensor, scale: number): Tensor {
+  const weights = softmax(matMul(mul(queries, scale), keys, { transposeA: true }))
+  return matMul(values, weights, { transposeB: true })
+}

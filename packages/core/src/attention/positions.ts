@@ -1,0 +1,226 @@
+/**
+ * Relative positions: what the distance between a query and a slot adds to their logit. A choice of core, independent
+ * of the method.
+ */
+import {
+  add,
+  cast,
+  concat,
+  cos,
+  fill,
+  gather,
+  greaterEqual,
+  less,
+  logicalAnd,
+  minimum,
+  mul,
+  pad,
+  reshape,
+  sin,
+  slice,
+  sub,
+  type Tensor,
+  type Tensor1D,
+  type Tensor2D,
+  tensor,
+  tensor1d,
+  transpose,
+  where,
+} from '@tensorflow/tfjs-core'
+import { ConfigError } from '../errors'
+import { indicator } from '../ops/indicator'
+import { matMul } from '../ops/matmul'
+import { distanceRange, type GroupGeometry, skew } from './distance'
+
+/** Keys of distances: what a query is multiplied with to score how far away a slot is. */
+export interface DistanceKeys {
+  /** Keys of the distances low..high, farthest first, shared by heads or one set per head:
+   *  [1 | heads, high - low + 1, headSize], or [1 | heads, headSize, high - low + 1] where `featureMajor`. */
+  rows(low: number, high: number): Tensor
+  readonly featureMajor: boolean
+  /** The distances that have a key of their own. */
+  readonly nearest: number
+  readonly farthest: number
+  /** What a farther distance gets: nothing, or the farthest key. */
+  readonly beyond: 'none' | 'clamp'
+}
+
+/** A learned table [distances, headSize] shared by all heads. Shaw et al. 2018 as in the FAIR repositories. */
+export function learnedKeys(table: Tensor2D, nearest: number, beyond: 'none' | 'clamp'): DistanceKeys {
+  const [count, size] = table.shape
+  return {
+    nearest,
+    farthest: nearest + count - 1,
+    beyond,
+    featureMajor: false,
+    rows: (low, high) => {
+      const index = Int32Array.from({ length: high - low + 1 }, (_, c) =>
+        Math.min(high - c - nearest, count - 1),
+      )
+      return reshape(gather(table, tensor1d(index, 'int32')), [1, index.length, size])
+    },
+  }
+}
+
+/**
+ * Sinusoids projected per head. Transformer-XL section 3.3: R_d = [sin(d f), cos(d f)], f_n = 10000^(-2n/width).
+ * @param weight [width, heads · headSize]
+ * @param clamp distances beyond it count as it (the authors' clamp_len)
+ */
+export function sinusoidalKeys(
+  weight: Tensor2D,
+  heads: number,
+  nearest: number,
+  clamp: number,
+): DistanceKeys {
+  const [width, size] = weight.shape
+  return {
+    nearest,
+    farthest: clamp,
+    beyond: 'clamp',
+    featureMajor: true,
+    rows: (low, high) => {
+      const count = high - low + 1
+      const positions = Array.from({ length: count }, (_, c) => Math.min(high - c, clamp))
+      const projected = matMul(weight, tensor(sinusoids(positions, width), [count, width]), {
+        transposeA: true,
+        transposeB: true,
+        constant: 'b',
+      })
+      return reshape(projected, [heads, size / heads, count])
+    },
+  }
+}
+
+/** [sin(d f), cos(d f)] for each distance, in float64 until the end: distances.length × width. */
+export function sinusoids(distances: readonly number[], width: number): Float32Array {
+  const half = width / 2
+  const values = new Float32Array(distances.length * width)
+  distances.forEach((distance, row) => {
+    for (let n = 0; n < half; n++) {
+      const angle = distance * 10000 ** ((-2 * n) / width)
+      values[row * width + n] = Math.sin(angle)
+      values[row * width + half + n] = Math.cos(angle)
+    }
+  })
+  return values
+}
+
+/**
+ * The positional part of the logits of one group.
+ * @param queries [batch, heads, headSize, block], scaled
+ * @returns [batch, heads, block, slots], or null where no distance of the group has a position
+ */
+export function positionLogits(queries: Tensor, keys: DistanceKeys, group: GroupGeometry): Tensor | null {
+  const [batch, heads, , block] = queries.shape as [number, number, number, number]
+  const { distance, slots } = group
+  const byDistance = (low: number, high: number) => {
+    const rows = keys.rows(low, high)
+    const product = matMul(queries, reshape(rows, [1, ...rows.shape]), {
+      transposeA: true,
+      transposeB: !keys.featureMajor,
+    })
+    return reshape(product, [batch * heads, block, high - low + 1])
+  }
+  const reach = (high: number) => (keys.beyond === 'clamp' ? high : Math.min(high, keys.farthest))
+
+  if (distance.kind === 'contiguous') {
+    const range = distanceRange(group, block)
+    const low = Math.max(range.low, keys.nearest)
+    const high = reach(range.high)
+    if (high < low) return null
+    const skewed = skew(byDistance(low, high), distance.first, distance.queriesPerStep ?? 1, low, high, slots)
+    return reshape(skewed, [batch, heads, block, slots])
+  }
+
+  // Scattered survivors: as if every age were there; then each slot picks its own by a product with one-hot rows.
+  const oldest = Math.min(keys.farthest, group.farthest)
+  if (!Number.isFinite(oldest))
+    throw new ConfigError(
+      'positions of scattered slots need a farthest distance: set `farthestPosition`, or use rotary or learned positions',
+      { farthest: oldest },
+    )
+  const youngest = keys.nearest - block + 1
+  const high = reach(oldest + block - 1)
+  const ages = oldest - youngest + 1
+  const byAge = skew(byDistance(keys.nearest, high), oldest, 1, keys.nearest, high, ages)
+  const age = cast(distance.age, 'int32')
+  const column = cast(sub(oldest, keys.beyond === 'clamp' ? minimum(age, oldest) : age), 'int32')
+  if (block === 1) return pickRows(byAge, column as Tensor2D, batch, heads)
+  const pick = indicator(column, ages)
+  return matMul(reshape(byAge, [batch, heads, block, ages]), reshape(pick, [batch, 1, slots, ages]), {
+    transposeB: true,
+    constant: 'b',
+  })
+}
+
+/**
+ * The scattered pick for a single query, by gathering: cheaper than a product of capacity × ages.
+ * @param byAge [batch · heads, 1, ages]
+ * @param column int32 [batch, slots], those outside 0..ages-1 get 0
+ */
+function pickRows(byAge: Tensor, column: Tensor2D, batch: number, heads: number): Tensor {
+  const ages = byAge.shape[2]!
+  const slots = column.shape[1]
+  const perAge = transpose(reshape(byAge, [batch, heads, ages]), [0, 2, 1])
+  // One row of zeros more per stream, for slots without a position.
+  const table = pad(perAge, [
+    [0, 0],
+    [0, 1],
+    [0, 0],
+  ])
+  const inside = logicalAnd(greaterEqual(column, 0), less(column, ages))
+  const stream = tensor(
+    Int32Array.from({ length: batch }, (_, row) => row * (ages + 1)),
+    [batch, 1],
+    'int32',
+  )
+  const row = add(where(inside, column, fill(column.shape, ages, 'int32')), stream)
+  const picked = gather(
+    reshape(table, [batch * (ages + 1), heads]),
+    cast(reshape(row, [batch * slots]), 'int32') as Tensor1D,
+  )
+  return reshape(transpose(reshape(picked, [batch, slots, heads]), [0, 2, 1]), [batch, heads, 1, slots])
+}
+
+/**
+ * Rotary positions (Su et al. 2021): pairs (n, n + headSize/2) of features turn by position · 10000^(-2n/headSize).
+ * @param x [batch, heads, headSize, steps]
+ */
+export function rotate(x: Tensor, angles: { readonly cosine: Tensor; readonly sine: Tensor }): Tensor {
+  const [batch, heads, size, steps] = x.shape as [number, number, number, number]
+  const half = size / 2
+  const first = slice(x, [0, 0, 0, 0], [batch, heads, half, steps])
+  const second = slice(x, [0, 0, half, 0], [batch, heads, half, steps])
+  const { cosine, sine } = angles
+  return concat([sub(mul(first, cosine), mul(second, sine)), add(mul(second, cosine), mul(first, sine))], 2)
+}
+
+/** Rotation angles of host positions, computed in float64: cosine and sine [1, 1, headSize/2, steps]. */
+export function rotaryAngles(positions: readonly number[], headSize: number) {
+  const half = headSize / 2
+  const steps = positions.length
+  const cosine = new Float32Array(half * steps)
+  const sine = new Float32Array(half * steps)
+  for (let n = 0; n < half; n++) {
+    const frequency = 10000 ** (-n / half)
+    positions.forEach((position, step) => {
+      cosine[n * steps + step] = Math.cos(position * frequency)
+      sine[n * steps + step] = Math.sin(position * frequency)
+    })
+  }
+  const shape: [number, number, number, number] = [1, 1, half, steps]
+  return { cosine: tensor(cosine, shape), sine: tensor(sine, shape) }
+}
+
+/** The same for slots of different ages in each row, on the device: [batch, 1, headSize/2, slots]. */
+export function rotaryAnglesOfAges(age: Tensor2D, headSize: number) {
+  const half = headSize / 2
+  const [batch, slots] = age.shape
+  const frequency = tensor(
+    Float32Array.from({ length: half }, (_, n) => -(10000 ** (-n / half))),
+    [1, 1, half, 1],
+  )
+  const angles = mul(reshape(cast(age, 'float32'), [batch, 1, 1, slots]), frequency)
+  return { cosine: cos(angles), sine: sin(angles) }
+}

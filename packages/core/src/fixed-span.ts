@@ -1,0 +1,76 @@
+/**
+ * The Transformer-XL memory (Dai et al. 2019, arXiv 1901.02860, section 3.2): the last `span` hidden states of each
+ * layer, all attended to alike. The simplest method, and the baseline of the others.
+ */
+import { concat, slice, type Tensor3D, tensor2d, zeros } from '@tensorflow/tfjs-core'
+import { ConfigError } from './errors'
+import type { Block, ForgettingMethod, LayerMemory } from './method'
+
+export interface FixedSpanOptions {
+  /** Steps remembered: each step attends to the `span` steps before it. */
+  readonly span: number
+  /**
+   * Whether every query of a block sees exactly `span` steps, so that the result does not depend on how the stream is
+   * cut into blocks (the authors' `same_length`). False: later queries also see what earlier ones of their block
+   * would have dropped. Default true.
+   */
+  readonly sameLength?: boolean
+}
+
+/**
+ * A fixed window of the past.
+ * @throws ConfigError when span is not a whole number from 1 up
+ */
+export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): ForgettingMethod {
+  if (!Number.isInteger(span) || span < 1)
+    throw new ConfigError(`span must be a whole number from 1 up, not ${span}`, { span })
+  return {
+    specVersion: 1,
+    name: 'fixed-span',
+    options: { span, sameLength },
+    reach: () => (sameLength ? span : Number.POSITIVE_INFINITY),
+    capacity: () => span,
+    initialMemory: ({ width, initialMemory }, batch) => {
+      const slots = initialMemory === 'zeros' ? span : 0
+      return { tensors: { hidden: zeros([batch, slots, width]) }, alive: new Array(batch).fill(slots) }
+    },
+    recall: (block) => {
+      const { memory, layer, attended } = block
+      const hidden = memory.tensors.hidden as Tensor3D
+      const slots = hidden.shape[1]
+      const remembered = slots > 0 ? [{ hidden: block.normalise(hidden), constant: !block.normalises }] : []
+      const valid = validSlots(memory, slots, block.length)
+      return {
+        groups: [
+          {
+            pieces: [...remembered, { hidden: attended, constant: false }],
+            distance: { kind: 'contiguous', first: slots },
+            window: { nearest: layer.attendSelf ? 0 : 1, ...(sameLength && { farthest: span }) },
+            ...(valid && { valid }),
+          },
+        ],
+      }
+    },
+    settle: (block) => ({ memory: lastSlots(block, span) }),
+    decode: { capacity: () => span + 1 },
+  }
+}
+
+/** The newest `count` of the remembered and the block's hidden states. */
+export function lastSlots({ memory, input, length, batch, layer }: Block, count: number): LayerMemory {
+  const all = concat([memory.tensors.hidden as Tensor3D, input], 1)
+  const dropped = Math.max(0, all.shape[1] - count)
+  const hidden = dropped > 0 ? slice(all, [0, dropped, 0], [batch, count, layer.width]) : all
+  return { tensors: { hidden }, alive: memory.alive.map((alive) => Math.min(count, alive + length)) }
+}
+
+/** 1 for slots that are alive (the newest ones), [batch, slots + block]; undefined when all are. */
+export function validSlots(memory: LayerMemory, slots: number, block: number) {
+  if (memory.alive.every((alive) => alive === slots)) return undefined
+  const total = slots + block
+  const values = new Float32Array(memory.alive.length * total)
+  memory.alive.forEach((alive, row) => {
+    values.fill(1, row * total + slots - alive, (row + 1) * total)
+  })
+  return tensor2d(values, [memory.alive.length, total])
+}

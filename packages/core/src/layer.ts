@@ -1,0 +1,260 @@
+/** One layer of the decoder: attention over what the method recalls, then the feed-forward part. */
+import {
+  add,
+  concat,
+  mul,
+  relu,
+  type Scalar,
+  type Tensor,
+  type Tensor2D,
+  type Tensor3D,
+} from '@tensorflow/tfjs-core'
+import { type AttentionGroup, type AttentionRequest, attend, attendByContent } from './attention/attend'
+import {
+  type DistanceKeys,
+  learnedKeys,
+  rotaryAngles,
+  rotaryAnglesOfAges,
+  rotate,
+  sinusoidalKeys,
+} from './attention/positions'
+import type { ResolvedConfig } from './config'
+import { ConfigError } from './errors'
+import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup } from './method'
+import { gelu, silu } from './ops/activation'
+import { stopGradient } from './ops/differentiable'
+import { linear, projectFromHeads, projectToHeads } from './ops/matmul'
+import { layerNorm, rmsNorm } from './ops/norm'
+
+/** Where a layer finds its weights: names are relative to the layer, shared ones are looked up from the root. */
+export interface LayerWeights {
+  readonly own: (name: string) => Tensor
+  readonly shared: (name: string) => Tensor
+  readonly method: NamedTensors
+}
+
+/** One forward pass, as all its layers see it. */
+export interface Pass {
+  readonly config: ResolvedConfig
+  readonly training: boolean
+  readonly draw: number
+  readonly step: number
+  /** A dropout mask for one of the configured places; undefined where nothing is dropped. */
+  dropout(place: ResolvedConfig['dropoutPlaces'][number]): ((shape: readonly number[]) => Tensor) | undefined
+}
+
+export interface LayerResult {
+  readonly output: Tensor3D
+  readonly memory: LayerMemory
+  readonly penalty?: Scalar
+}
+
+/** Applies the configured norm by the name of its parameters. */
+export function applyNorm(
+  config: ResolvedConfig,
+  x: Tensor,
+  get: (name: string) => Tensor,
+  name: string,
+): Tensor {
+  const scale = get(`${name}.scale`)
+  return config.norm === 'layer'
+    ? layerNorm(x, scale, get(`${name}.bias`), config.epsilon)
+    : rmsNorm(x, scale, config.epsilon)
+}
+
+/** Reads one block: [batch, block, width] and the layer's memory → output, next memory, penalty. */
+export function runLayer(
+  pass: Pass,
+  info: LayerInfo,
+  weights: LayerWeights,
+  input: Tensor3D,
+  memory: LayerMemory,
+  plan: unknown,
+): LayerResult {
+  const { config } = pass
+  const { own } = weights
+  const method = config.method[info.index]!
+  const pre = config.normPosition === 'pre'
+  const normalise = (hidden: Tensor3D) =>
+    pre ? (applyNorm(config, hidden, own, 'attention.norm') as Tensor3D) : hidden
+  const attended = normalise(input)
+  const block: Block = {
+    layer: info,
+    memory,
+    input,
+    attended,
+    batch: input.shape[0],
+    length: input.shape[1],
+    step: pass.step,
+    training: pass.training,
+    draw: pass.draw,
+    parameters: weights.method,
+    plan,
+    normalise,
+    normalises: pre,
+  }
+  const recall = method.recall(block)
+  const request = attentionRequest(pass, info, weights, attended, recall)
+  const { context, ...left } = attend(request)
+  const attentionOutput = projectFromHeads(context, own('attention.output') as Tensor2D)
+  const settled = method.settle(block, recall, {
+    ...left,
+    attendWith: (hidden) => {
+      const project = (name: string) =>
+        projectToHeads(hidden, stopGradient(own(name)) as Tensor2D, info.heads)
+      const queries = stopGradient(request.queries)
+      return attendByContent(queries, project('attention.key'), project('attention.value'), request.scale)
+    },
+  })
+  const output = feedForward(pass, own, addResidual(pass, own, 'attention', input, attentionOutput))
+  return { output, ...settled }
+}
+
+/** residual + part, normalised after where norms come last. */
+function addResidual(
+  pass: Pass,
+  own: LayerWeights['own'],
+  part: 'attention' | 'feedForward',
+  input: Tensor3D,
+  result: Tensor,
+): Tensor3D {
+  const dropout = pass.dropout('residual')
+  const sum = add(input, dropout ? mul(result, dropout(result.shape)) : result)
+  return (
+    pass.config.normPosition === 'pre' ? sum : applyNorm(pass.config, sum, own, `${part}.norm`)
+  ) as Tensor3D
+}
+
+/** The feed-forward part with its residual; the identity in all-attention layers. */
+export function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Tensor3D {
+  const { config } = pass
+  if (config.feedForward === 0) return input
+  const bias = (name: string) => (config.feedForwardBias ? own(`feedForward.${name}`) : undefined)
+  const x = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
+  const inner = linear(x, own('feedForward.in'), bias('inBias'))
+  const active = {
+    relu: () => relu(inner),
+    gelu: () => gelu(inner),
+    swiglu: () => mul(silu(linear(x, own('feedForward.gate'))), inner),
+  }[config.activation]()
+  const dropout = pass.dropout('feed-forward')
+  const dropped = dropout ? mul(active, dropout(active.shape)) : active
+  return addResidual(
+    pass,
+    own,
+    'feedForward',
+    input,
+    linear(dropped, own('feedForward.out'), bias('outBias')),
+  )
+}
+
+/** Finishes a layer after attention: [batch, heads, headSize, block] context → the layer's output. Used by decoding. */
+export function finishLayer(
+  pass: Pass,
+  own: LayerWeights['own'],
+  input: Tensor3D,
+  context: Tensor,
+): Tensor3D {
+  const attention = projectFromHeads(context, own('attention.output') as Tensor2D)
+  return feedForward(pass, own, addResidual(pass, own, 'attention', input, attention))
+}
+
+/** Projects what the method recalls into keys and values, and says how positions apply. */
+function attentionRequest(
+  pass: Pass,
+  info: LayerInfo,
+  weights: LayerWeights,
+  attended: Tensor3D,
+  recall: Recall,
+): AttentionRequest {
+  const { own } = weights
+  const { heads, headSize } = info
+  const length = attended.shape[1]
+  const rotary = pass.config.positions === 'rotary'
+  const project = (group: SlotGroup, name: string) => {
+    const weight = own(name) as Tensor2D
+    return joinSlots(
+      group.pieces.map(({ hidden, constant }) => projectToHeads(hidden, weight, heads, constant)),
+    )
+  }
+  const keysOf = (group: SlotGroup) => {
+    const keys = project(group, 'attention.key')
+    return rotary ? rotate(keys, anglesOf(group, keys.shape[3]!, headSize)) : keys
+  }
+  const queries = projectToHeads(attended, own('attention.query') as Tensor2D, heads)
+  const dropout = pass.dropout('attention')
+  return {
+    queries: rotary ? rotate(queries, rotaryAngles(range(length), headSize)) : queries,
+    keys: joinSlots(recall.groups.map(keysOf)),
+    values: joinSlots(recall.groups.map((group) => project(group, 'attention.value'))),
+    groups: recall.groups.map((group) => attentionGroup(pass.config, info, weights, group)),
+    terms: recall.terms ?? [],
+    wants: recall.wants ?? {},
+    ...attentionConstants(pass.config, info, weights),
+    ...(dropout && { dropout }),
+  }
+}
+
+/** What attention needs of a layer whatever is recalled. */
+export function attentionConstants(config: ResolvedConfig, info: LayerInfo, { own, shared }: LayerWeights) {
+  const sinusoidal = config.positions === 'sinusoidal' && {
+    queryBias: { content: shared('positions.contentBias'), position: shared('positions.positionBias') },
+  }
+  const persistent = config.persistentSlots > 0 && {
+    // Sukhbaatar et al. 2019 ("Augmenting self-attention with persistent memory"): √d and √N keep their scale.
+    persistent: {
+      keys: mul(own('attention.persistent.keys'), Math.sqrt(info.headSize)),
+      values: mul(own('attention.persistent.values'), Math.sqrt(config.persistentSlots)),
+    },
+  }
+  return { scale: 1 / Math.sqrt(info.headSize), ...sinusoidal, ...persistent }
+}
+
+/** The keys of distances of a layer; undefined where positions are rotary or none. */
+export function distanceKeys(
+  config: ResolvedConfig,
+  info: LayerInfo,
+  { own, shared }: LayerWeights,
+  beyond = config.beyondLearned,
+): DistanceKeys | undefined {
+  const nearest = info.attendSelf ? 0 : 1
+  if (config.positions === 'learned')
+    return learnedKeys(shared('positions.table') as Tensor2D, nearest, beyond)
+  if (config.positions === 'sinusoidal')
+    return sinusoidalKeys(own('attention.position') as Tensor2D, info.heads, nearest, config.farthestPosition)
+  return undefined
+}
+
+function attentionGroup(
+  config: ResolvedConfig,
+  info: LayerInfo,
+  weights: LayerWeights,
+  group: SlotGroup,
+): AttentionGroup {
+  const positions = distanceKeys(config, info, weights, group.beyond)
+  return {
+    slots: group.pieces.reduce((sum, { hidden }) => sum + hidden.shape[1], 0),
+    distance: group.distance,
+    nearest: group.window?.nearest ?? (info.attendSelf ? 0 : 1),
+    farthest: group.window?.farthest ?? Number.POSITIVE_INFINITY,
+    ...(group.valid && { valid: group.valid }),
+    ...(positions && { positions }),
+  }
+}
+
+/** Rotation of a group's keys: positions relative to the block's first step. */
+function anglesOf({ distance }: SlotGroup, slots: number, headSize: number) {
+  if (distance.kind === 'scattered') return rotaryAnglesOfAges(distance.age, headSize)
+  if ((distance.queriesPerStep ?? 1) !== 1)
+    throw new ConfigError(
+      'rotary positions cannot serve slots whose distance grows slower than the stream: use learned or sinusoidal positions',
+    )
+  return rotaryAngles(
+    range(slots).map((slot) => slot - distance.first),
+    headSize,
+  )
+}
+
+const joinSlots = (parts: readonly Tensor[]) => (parts.length === 1 ? parts[0]! : concat([...parts], 3))
+
+const range = (count: number) => Array.from({ length: count }, (_, index) => index)

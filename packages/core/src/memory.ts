@@ -1,0 +1,232 @@
+/**
+ * Memories as values: named tensors and a little metadata. They can be cloned, disposed of, saved, restored and moved
+ * between machines; nothing about them is hidden in a method or a decoder.
+ *
+ * Two kinds: `Memory` holds hidden states and may be used with any weights of the same shape; `DecodeMemory` holds
+ * keys and values and belongs to the weights that made it.
+ */
+import { clone, mul, reshape, type Tensor, tensor, tensor1d } from '@tensorflow/tfjs-core'
+import { FormatError, MemoryError, ShapeError } from './errors'
+import type { ForgettingMethod, LayerInfo, LayerMemory, NamedTensors } from './method'
+import { scope } from './ops/scope'
+import { decodeSafetensors, encodeSafetensors, type HostTensor } from './safetensors'
+
+/** What a memory needs to know of the decoder it belongs to. */
+export interface LayerRules {
+  readonly info: LayerInfo
+  readonly method: ForgettingMethod
+}
+
+/** What both kinds share: ownership of named tensors. */
+export abstract class TensorValue {
+  private alive = true
+
+  abstract readonly kind: 'hidden' | 'projected'
+  /** Every tensor with its unique name. */
+  protected abstract named(): Iterable<[string, Tensor]>
+  protected abstract metadata(): Record<string, unknown> | Promise<Record<string, unknown>>
+
+  get disposed(): boolean {
+    return !this.alive
+  }
+
+  /** Bytes allocated for the tensors, dead and empty places included. */
+  get bytes(): number {
+    this.check('measure')
+    let bytes = 0
+    for (const [, tensor] of this.named()) bytes += tensor.size * 4
+    return bytes
+  }
+
+  /** Frees the tensors. A disposed memory cannot be used again; disposing twice does nothing. */
+  dispose(): void {
+    if (!this.alive) return
+    this.alive = false
+    for (const [, tensor] of this.named()) tensor.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  /** Takes the tensors out for the next pass: from here on this memory is used up. */
+  protected take(): void {
+    this.check('use')
+    this.alive = false
+  }
+
+  /** Throws unless the tensors are still there. */
+  protected check(what: string): void {
+    if (!this.alive)
+      throw new MemoryError(
+        `cannot ${what} a memory that was disposed of or already used: forward() consumes its memory, so keep the one it returns, or clone() it first`,
+      )
+  }
+
+  /** The whole memory as safetensors bytes, metadata included. */
+  async serialize(): Promise<Uint8Array<ArrayBuffer>> {
+    this.check('serialise')
+    const tensors = new Map<string, HostTensor>()
+    for (const [name, value] of this.named()) {
+      const dtype = value.dtype === 'int32' ? 'int32' : 'float32'
+      tensors.set(name, {
+        dtype,
+        shape: value.shape,
+        data: (await value.data()) as Float32Array | Int32Array,
+      })
+    }
+    const description = JSON.stringify({ kind: this.kind, ...(await this.metadata()) })
+    return encodeSafetensors({ tensors, metadata: { format: 'lethe-memory-1', memory: description } })
+  }
+}
+
+/** A copy that owns its data (`clone` of tfjs shares it, which is as good, since tensors never change). */
+const cloneTensors = (tensors: NamedTensors): NamedTensors =>
+  Object.fromEntries(Object.entries(tensors).map(([name, value]) => [name, clone(value)]))
+
+/** Everything a decoder remembers between blocks: per layer, what its method keeps of the stream. */
+export class Memory extends TensorValue {
+  readonly kind = 'hidden'
+
+  constructor(
+    private readonly rules: readonly LayerRules[],
+    readonly layers: readonly LayerMemory[],
+    readonly batch: number,
+    /** Tokens read so far in each row of the stream: the absolute time step of the next one. */
+    readonly step: number,
+  ) {
+    super()
+  }
+
+  protected *named(): Iterable<[string, Tensor]> {
+    for (const [index, layer] of this.layers.entries())
+      for (const [name, value] of Object.entries(layer.tensors)) yield [`layers.${index}.${name}`, value]
+  }
+
+  protected metadata() {
+    return { batch: this.batch, step: this.step, alive: this.layers.map(({ alive }) => alive) }
+  }
+
+  /** Slots alive, mean over layers and rows (for methods that decide on the device: as last read back). */
+  get slots(): number {
+    const counts = this.layers.flatMap(({ alive }) => alive)
+    return counts.reduce((sum, count) => sum + count, 0) / Math.max(1, counts.length)
+  }
+
+  clone(): Memory {
+    this.check('clone')
+    const layers = this.layers.map(({ tensors, alive }) => ({ tensors: cloneTensors(tensors), alive }))
+    return new Memory(this.rules, layers, this.batch, this.step)
+  }
+
+  /** Hands the layers over to the next pass. @internal */
+  consume(): readonly LayerMemory[] {
+    this.take()
+    return this.layers
+  }
+
+  /**
+   * Forgets everything in some rows of the batch (a document or an episode ended there). Consumes this memory.
+   * @param rows indices into the batch
+   */
+  reset(rows: readonly number[]): Memory {
+    for (const row of rows)
+      if (!Number.isInteger(row) || row < 0 || row >= this.batch)
+        throw new ShapeError(
+          `cannot reset row ${row} of a memory with ${this.batch} rows (0 to ${this.batch - 1})`,
+          {
+            row,
+            batch: this.batch,
+          },
+        )
+    const layers = this.consume().map((layer, index) => {
+      const { info, method } = this.rules[index]!
+      const next = scope(() => {
+        const { tensors, alive } = (method.reset ?? resetRows)(info, layer, rows)
+        return { tensors: { ...tensors }, alive: [...alive] }
+      })
+      const kept = new Set(Object.values(next.tensors))
+      for (const value of Object.values(layer.tensors)) if (!kept.has(value)) value.dispose()
+      return next
+    })
+    return new Memory(this.rules, layers, this.batch, this.step)
+  }
+
+  /**
+   * The memory that `serialize` wrote.
+   * @throws FormatError when the bytes are not a whole memory; MemoryError when it is of another shape or kind.
+   */
+  static restore(rules: readonly LayerRules[], bytes: Uint8Array): Memory {
+    const file = decodeSafetensors(bytes, 'the memory')
+    const { kind, batch, step, alive } = parseDescription(file.metadata)
+    if (kind !== 'hidden')
+      throw new MemoryError(`a memory of ${kind} keys and values cannot stand in for one of hidden states`, {
+        kind,
+      })
+    if (!Array.isArray(alive) || alive.length !== rules.length)
+      throw new MemoryError(
+        `the memory has ${alive?.length} layers, the decoder ${rules.length}: use the memory with the decoder that made it`,
+        { layers: alive?.length },
+      )
+    const template = scope(() =>
+      rules.map(({ method, info }) =>
+        Object.entries(method.initialMemory(info, batch).tensors).map(([name, { shape }]) => ({
+          name,
+          shape,
+        })),
+      ),
+    )
+    for (const [index, expected] of template.entries())
+      for (const { name, shape } of expected) {
+        const found = file.tensors.get(`layers.${index}.${name}`)?.shape
+        const fits =
+          found?.length === shape.length && found.every((size, axis) => axis === 1 || size === shape[axis])
+        if (!fits)
+          throw new MemoryError(
+            `layer ${index} of the memory has "${name}" of shape [${found}], the decoder needs [${shape}] (any number of slots): it was made by another decoder`,
+            { layer: index, name, shape: found },
+          )
+      }
+    const layers = alive.map((counts: number[], index: number) => {
+      const prefix = `layers.${index}.`
+      const own = [...file.tensors].filter(([name]) => name.startsWith(prefix))
+      return {
+        tensors: Object.fromEntries(own.map(([name, value]) => [name.slice(prefix.length), toDevice(value)])),
+        alive: counts,
+      }
+    })
+    return new Memory(rules, layers, batch, step)
+  }
+}
+
+/** The metadata of a serialised memory. */
+export function parseDescription(metadata: Readonly<Record<string, string>>) {
+  try {
+    if (metadata.format === 'lethe-memory-1') return JSON.parse(metadata.memory!)
+  } catch {}
+  throw new FormatError(
+    `not a memory: its format is "${metadata.format ?? 'missing'}", not "lethe-memory-1"`,
+    {
+      format: metadata.format,
+    },
+  )
+}
+
+export const toDevice = ({ data, shape, dtype }: HostTensor) => tensor(data, shape as number[], dtype)
+
+/** Zeroes rows; what is alive there is forgotten, or is zeros again where the first memory is zeros. */
+function resetRows(info: LayerInfo, memory: LayerMemory, rows: readonly number[]): LayerMemory {
+  const batch = memory.alive.length
+  const keep = tensor1d(Float32Array.from({ length: batch }, (_, row) => (rows.includes(row) ? 0 : 1)))
+  const tensors = Object.fromEntries(
+    Object.entries(memory.tensors).map(([name, value]) => {
+      const rowShape = [batch, ...new Array(value.rank - 1).fill(1)]
+      return [name, mul(value, reshape(keep, rowShape))]
+    }),
+  )
+  const slots = memory.tensors.hidden?.shape[1] ?? 0
+  const alive = memory.alive.map((count, row) =>
+    rows.includes(row) ? (info.initialMemory === 'zeros' ? slots : 0) : count,
+  )
+  return { tensors, alive }
+}

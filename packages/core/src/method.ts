@@ -1,0 +1,238 @@
+/**
+ * The interface that every forgetting method implements: types only. Core owns one attention and one loop over
+ * blocks; a method answers two questions in them: how strongly may a step attend to a slot (`recall`), and what is
+ * remembered after the block (`settle`). docs/interface.md works every published case through it.
+ */
+import type { Scalar, Tensor, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core'
+import type { Random } from './random'
+
+export type NamedTensors = Readonly<Record<string, Tensor>>
+
+/** How a parameter starts. `normal` and `uniform` draw from the decoder's seeded generator. */
+export type Initializer =
+  | { readonly kind: 'constant'; readonly value: number }
+  | { readonly kind: 'normal'; readonly deviation: number }
+  | { readonly kind: 'uniform'; readonly limit: number }
+
+/** One trained tensor of a method: core creates, names, trains, clamps and saves it. */
+export interface ParameterSpec {
+  readonly shape: readonly number[]
+  readonly initializer: Initializer
+  /** Kept inside these bounds after every update (Adaptive-Span: z' in [0, 1]). */
+  readonly clamp?: readonly [low: number, high: number]
+}
+
+/** What a method may know about the layer it serves, before any tensor exists. */
+export interface LayerInfo {
+  readonly index: number
+  readonly layers: number
+  readonly width: number
+  readonly heads: number
+  readonly headSize: number
+  /** Whether a step attends to itself (positional distance 0) or only to earlier ones (from distance 1). */
+  readonly attendSelf: boolean
+  /** 'zeros': the first memory is full of zero hidden states that are attended to. 'empty': nothing to attend to. */
+  readonly initialMemory: 'empty' | 'zeros'
+}
+
+/** What one layer remembers between blocks: a value, never changed in place. */
+export interface LayerMemory {
+  /** Named tensors, the batch first: `hidden` [batch, slots, width] and whatever the method adds. */
+  readonly tensors: NamedTensors
+  /** Slots alive in each row of the batch. They are the newest ones unless `tensors.valid` says otherwise. */
+  readonly alive: readonly number[]
+}
+
+/** The block now being read, as a method sees it. */
+export interface Block {
+  readonly layer: LayerInfo
+  readonly memory: LayerMemory
+  /** The layer's input [batch, block, width]: what a memory of hidden states keeps. */
+  readonly input: Tensor3D
+  /** The same as attention reads it: normalised where norms come first, else `input` itself. */
+  readonly attended: Tensor3D
+  readonly batch: number
+  readonly length: number
+  /** Absolute time step of the block's first token. */
+  readonly step: number
+  readonly training: boolean
+  /** One uniform draw in [0, 1) for this forward pass, the same in all layers (Expire-Span's random shortening). */
+  readonly draw: number
+  /** The method's own parameters in this layer, by the names of `parameters()`. */
+  readonly parameters: NamedTensors
+  /** What `prepare` returned after the last update. */
+  readonly plan: unknown
+  /** The layer's norm before attention, for remembered hidden states; the identity where norms come last. */
+  normalise(hidden: Tensor3D): Tensor3D
+  /** False where norms come last: then remembered hidden states are constants. */
+  readonly normalises: boolean
+}
+
+/**
+ * Slots attended to side by side. Slots run from oldest to newest. The positional distance d of slot j from query i
+ * decides its relative position and, through `window`, whether it may be attended to at all.
+ */
+export interface SlotGroup {
+  /**
+   * Hidden states as attention reads them (normalised), as one or more pieces along the slot axis. Pieces that are
+   * remembered and those of the block stay apart so that a remembered one costs no gradient of its own.
+   */
+  readonly pieces: readonly SlotPiece[]
+  readonly distance: SlotDistance
+  /** Distances that may be attended to, inclusive. Default: from 0 or 1 (attendSelf) to infinity. */
+  readonly window?: { readonly nearest?: number; readonly farthest?: number }
+  /** What a distance beyond the table of learned positions gets: nothing, or the farthest entry. Default 'none'. */
+  readonly beyond?: 'none' | 'clamp'
+  /** [batch, slots] 1 for slots that exist, 0 for empty places. Default: all exist. */
+  readonly valid?: Tensor2D
+}
+
+export interface SlotPiece {
+  /** [batch, slots, width] */
+  readonly hidden: Tensor3D
+  /** True when no gradient can flow into `hidden` (a memory that is not normalised anew). */
+  readonly constant: boolean
+}
+
+export type SlotDistance =
+  /** d(i, j) = first - j + floor(i / queriesPerStep); Infinity for slots that keep their distance (sinks). */
+  | { readonly kind: 'contiguous'; readonly first: number; readonly queriesPerStep?: number }
+  /** d(b, i, j) = age[b, j] + i: survivors of different ages. age: int32 or float32 [batch, slots]. */
+  | { readonly kind: 'scattered'; readonly age: Tensor2D }
+
+/** What changes the strength of attention, declared so that one fused kernel can serve all methods. Slot axes run
+ *  over all groups in order; `weight ∝ m · exp(logit - b)`. */
+export type Term =
+  /** m = clamp((life[b, j] - d) / ramp + 1, 0, 1), life [batch, slots] (Expire-Span). */
+  | { readonly kind: 'slot-life'; readonly life: Tensor2D; readonly ramp: number }
+  /** m = clamp((span - d + nearest) / ramp + 1, 0, 1), span [heads], [1] or [batch, heads, block] (Adaptive-Span). */
+  | { readonly kind: 'head-span'; readonly span: Tensor; readonly ramp: number }
+  /**
+   * b = F: what earlier queries voted away (Selective Attention). `carried` [batch, slots] is F from earlier blocks,
+   * `exempt` [batch, slots] is 1 for slots that may not be voted out (BOS). Votes are ReLU of the logits of `head`.
+   */
+  | {
+      readonly kind: 'selection'
+      readonly head: number
+      readonly carried: Tensor2D
+      readonly exempt: Tensor2D
+    }
+  /** b = -bias, broadcast to [batch, heads, block, slots], made by the method (a forget gate such as FoX, a decay). */
+  | { readonly kind: 'bias'; readonly bias: Tensor }
+
+export interface Recall {
+  readonly groups: readonly SlotGroup[]
+  readonly terms?: readonly Term[]
+  /** What attention shall leave behind for `settle`; nothing is made that is not asked for. */
+  readonly wants?: { readonly mass?: boolean; readonly selection?: boolean }
+  /** Private tensors for `settle` (Expire-Span: the unshortened life). */
+  readonly carry?: NamedTensors
+}
+
+/** What attention leaves behind. */
+export interface Outcome {
+  /** [batch, slots]: attention received, summed over queries, mean over heads. Made when `wants.mass`. */
+  readonly mass?: Tensor2D
+  /** Selection F made when `wants.selection`: `during` [batch, block, slots] as each query saw it, `after`
+   *  [batch, slots] as the next query will see it. */
+  readonly selection?: { readonly during: Tensor3D; readonly after: Tensor2D }
+  /**
+   * The block's queries attending to other slots by content alone (no positions, no terms), with the layer's
+   * projections as constants: [batch, slots, width] → [batch, heads, headSize, block]. For reconstruction losses:
+   * gradients reach `hidden` only.
+   */
+  attendWith(hidden: Tensor3D): Tensor
+}
+
+export interface Settled {
+  readonly memory: LayerMemory
+  /** Added to the loss, weights included. */
+  readonly penalty?: Scalar
+}
+
+/**
+ * A forgetting method. Stateless: all that is remembered is in the memory it returns.
+ * `specVersion` is the version of this interface, so that core can refuse a method made for another.
+ */
+export interface ForgettingMethod {
+  readonly specVersion: 1
+  /** The name in configurations and on the command line: 'fixed-span', 'expire-span', ... */
+  readonly name: string
+  /** The options as plain JSON, from which the method's factory makes the same method again. */
+  readonly options: Readonly<Record<string, unknown>>
+  /** Own parameters of one layer. */
+  parameters?(layer: LayerInfo): Readonly<Record<string, ParameterSpec>>
+  initialMemory(layer: LayerInfo, batch: number): LayerMemory
+  /** Host values that shapes depend on (Adaptive-Span's trimming), read once per update and never inside a pass. */
+  prepare?(layer: LayerInfo, parameters: NamedTensors): Promise<unknown>
+  /** What may be attended to and how strongly. Differentiable. */
+  recall(block: Block): Recall
+  /** The next memory and the penalty. Differentiable; detaching is the loop's business. */
+  settle(block: Block, recall: Recall, outcome: Outcome): Settled
+  /**
+   * Gives up slots that are dead in every row, after the pass: may read counts back, so it is awaited outside it.
+   * The memory is consumed. Methods whose survivors are known on the host need none.
+   */
+  compact?(layer: LayerInfo, memory: LayerMemory): Promise<LayerMemory>
+  /** Forgets everything in some rows. Default: zeroes them in every tensor. */
+  reset?(layer: LayerInfo, memory: LayerMemory, rows: readonly number[]): LayerMemory
+  /** The farthest positional distance that a step may attend to; Infinity if only the memory's size bounds it. */
+  reach(layer: LayerInfo): number
+  /** Most slots a row can hold between blocks of this length, for allocation and the bytes bound; Infinity if none. */
+  capacity(layer: LayerInfo, block: number): number
+  /** How the method lives in the streaming decoder. */
+  readonly decode: DecodeRules
+}
+
+/** The slots of one layer in the streaming decoder: an arena of fixed capacity; any slot may die at any step. */
+export interface DecodeSlots {
+  readonly layer: LayerInfo
+  /** int32 [batch, capacity]: distance of each slot from the present step (0 for the step itself). */
+  readonly age: Tensor2D
+  /** [batch, capacity]: 1 where a slot is in use. */
+  readonly valid: Tensor2D
+  /** The method's own values per slot, each [batch, capacity]. */
+  readonly state: NamedTensors
+  readonly parameters: NamedTensors
+  readonly plan: unknown
+}
+
+/** All of it runs on the device: no count is read back to decide which slot dies. */
+export interface DecodeRules {
+  /** Slots of the arena, the present step included. */
+  capacity(layer: LayerInfo, plan: unknown): number
+  /**
+   * The slots of a block memory when it moves into an arena, oldest first: hidden states [batch, slots, width], age
+   * (0 for the newest step read) and validity [batch, slots]. Default: `tensors.hidden`, contiguous, newest alive.
+   */
+  enter?(
+    layer: LayerInfo,
+    memory: LayerMemory,
+  ): { readonly hidden: Tensor3D; readonly age: Tensor2D; readonly valid: Tensor2D }
+  /** Values kept with each slot beside key and value, from the hidden states [batch, slots, width] as attention
+   *  reads them: each [batch, slots]. `memory` is given when a block memory moves in. */
+  describe?(
+    hidden: Tensor3D,
+    context: { readonly layer: LayerInfo; readonly parameters: NamedTensors; readonly memory?: LayerMemory },
+  ): NamedTensors
+  /** [batch, capacity]: what each slot is worth; the one worth least gives its place to the present step.
+   *  Default: the youngest are worth most. */
+  worth?(slots: DecodeSlots): Tensor2D
+  /** Terms over the arena. */
+  recall?(slots: DecodeSlots): {
+    readonly terms?: readonly Term[]
+    readonly wants?: Recall['wants']
+  }
+  /** New values per slot from what attention left behind (Selective: F). */
+  settle?(slots: DecodeSlots, outcome: Pick<Outcome, 'mass' | 'selection'>): NamedTensors
+}
+
+/** What a forward pass may be told beside tokens and memory. */
+export interface PassOptions {
+  /** Dropout and the methods' own noise are on. Default false. */
+  readonly training?: boolean
+  /** Where dropout masks and the draw come from; needed when training with dropout or noise. */
+  readonly random?: Random
+  /** The uniform draw shared by all layers, injected instead of drawn from `random`. */
+  readonly draw?: number
+}

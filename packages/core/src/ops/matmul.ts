@@ -1,0 +1,115 @@
+/**
+ * Matrix products as the decoder needs them. Hidden states are row-major [batch, steps, width]; queries, keys and
+ * values are feature-major [batch, heads, headSize, steps], which a product's transpose flags give for free, so that
+ * no layer ever transposes a tensor.
+ */
+import {
+  add,
+  ones,
+  matMul as product,
+  reshape,
+  sum,
+  type Tensor,
+  type Tensor2D,
+  type Tensor3D,
+} from '@tensorflow/tfjs-core'
+import { differentiable } from './differentiable'
+
+export interface MatMulOptions {
+  readonly transposeA?: boolean
+  readonly transposeB?: boolean
+  /** This factor needs no gradient. */
+  readonly constant?: 'a' | 'b'
+}
+
+/** Sums away the leading axes that `shape` has as 1 and `gradient` has not. */
+function reduceBatch(gradient: Tensor, shape: readonly number[]): Tensor {
+  const axes = gradient.shape
+    .slice(0, -2)
+    .map((size, axis) => (shape[axis] === 1 && size !== 1 ? axis : -1))
+    .filter((axis) => axis >= 0)
+  return axes.length === 0 ? gradient : reshape(sum(gradient, axes), shape as number[])
+}
+
+/**
+ * Product over the last two axes of tensors of equal rank; leading axes of 1 are broadcast. Unlike tfjs's own, its
+ * gradient sums over broadcast axes, and a factor declared constant costs no gradient.
+ */
+export function matMul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tensor {
+  const { transposeA = false, transposeB = false, constant } = options
+  const gradientOfA = (dy: Tensor, b: Tensor) =>
+    reduceBatch(transposeA ? product(b, dy, transposeB, true) : product(dy, b, false, !transposeB), a.shape)
+  const gradientOfB = (dy: Tensor, a: Tensor) =>
+    reduceBatch(transposeB ? product(dy, a, true, transposeA) : product(a, dy, !transposeA, false), b.shape)
+  const value = () => product(a, b, transposeA, transposeB)
+  if (constant === 'a')
+    return differentiable(
+      [b],
+      (save) => {
+        save([a])
+        return value()
+      },
+      (dy, [a]) => [gradientOfB(dy, a!)],
+    )
+  if (constant === 'b')
+    return differentiable(
+      [a],
+      (save) => {
+        save([b])
+        return value()
+      },
+      (dy, [b]) => [gradientOfA(dy, b!)],
+    )
+  return differentiable(
+    [a, b],
+    (save) => {
+      save([a, b])
+      return value()
+    },
+    (dy, [a, b]) => [gradientOfA(dy, b!), gradientOfB(dy, a!)],
+  )
+}
+
+/** Sum over all but the last axis, as a product with ones (sums over rows are slow on wasm): [..., width] → [width]. */
+export function sumRows(x: Tensor): Tensor {
+  const width = x.shape[x.rank - 1]!
+  const rows = x.size / width
+  return reshape(product(ones([1, rows]), reshape(x, [rows, width])), [width])
+}
+
+/** y = x W (+ bias): [..., in] → [..., out] as one two-dimensional product. weight [in, out], bias [out]. */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  const [width, size] = weight.shape as [number, number]
+  const flat = reshape(x, [x.size / width, width])
+  return reshape(bias ? affine(flat, weight, bias) : matMul(flat, weight), [...x.shape.slice(0, -1), size])
+}
+
+/** x W + bias for x [rows, in]. */
+const affine = (x: Tensor, weight: Tensor, bias: Tensor): Tensor =>
+  differentiable(
+    [x, weight, bias],
+    (save) => {
+      save([x, weight])
+      return add(product(x, weight), bias)
+    },
+    (dy, [x, weight]) => [product(dy, weight!, false, true), product(x!, dy, true, false), sumRows(dy)],
+  )
+
+/**
+ * Hidden states to heads: [batch, steps, width] × [width, heads · headSize] → [batch, heads, headSize, steps].
+ * `constant`: the hidden states need no gradient.
+ */
+export function projectToHeads(hidden: Tensor3D, weight: Tensor2D, heads: number, constant = false): Tensor {
+  const [batch, steps] = hidden.shape
+  const size = weight.shape[1]
+  const flags = { transposeA: true, transposeB: true, ...(constant && { constant: 'b' as const }) }
+  const projected = matMul(reshape(weight, [1, ...weight.shape]), hidden, flags)
+  return reshape(projected, [batch, heads, size / heads, steps])
+}
+
+/** Heads to hidden states: [batch, heads, headSize, steps] × [heads · headSize, width] → [batch, steps, width]. */
+export function projectFromHeads(context: Tensor, weight: Tensor2D): Tensor3D {
+  const [batch, heads, size, steps] = context.shape as [number, number, number, number]
+  const flat = reshape(context, [batch, heads * size, steps])
+  return matMul(flat, reshape(weight, [1, ...weight.shape]), { transposeA: true }) as Tensor3D
+}
