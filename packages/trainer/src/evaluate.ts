@@ -1,6 +1,6 @@
 /** Evaluation over a whole text with carried memory: every token but the first is predicted exactly once. */
-import type { Decoder, Memory } from '@lethe/core'
-import { tensor2d } from '@tensorflow/tfjs-core'
+import type { Decoder } from '@lethe/core'
+import { dispose, tensor2d } from '@tensorflow/tfjs-core'
 import { breathe } from './breathe'
 import { DataError } from './errors'
 import type { TokenSource } from './text'
@@ -63,74 +63,49 @@ export async function* evaluation(
   const longer = total % batch
   const starts = Array.from({ length: batch }, (_, row) => row * length + Math.min(row, longer))
 
+  // The last block has one token, which only the longer streams have.
+  const blocks: { position: number; width: number; rows: number }[] = []
+  for (let position = 0; position < length; position += block)
+    blocks.push({ position, width: Math.min(block, length - position), rows: batch })
+  if (longer > 0) blocks.push({ position: length, width: 1, rows: longer })
+
   let memory = decoder.initialMemory(batch)
   let sum = 0
   let done = 0
   let slots = 0
-  let blocks = 0
   // The loss of a block is read while the next one is computed.
   let pending: Promise<void> = Promise.resolve()
   try {
-    for (let position = 0; position < length; position += block) {
+    for (const { position, width, rows } of blocks) {
       signal?.throwIfAborted()
-      const width = Math.min(block, length - position)
       const [inputs, targets] = await readRows(source, starts, position, width)
-      const result = decoder.evaluate(inputs, targets, memory)
-      inputs.dispose()
-      targets.dispose()
+      const weights = rows < batch ? tensor2d(starts.map((_, row) => [row < rows ? 1 : 0])) : undefined
+      const result = decoder.evaluate(inputs, targets, memory, weights && { weights })
+      memory = result.memory
+      dispose([inputs, targets, ...(weights ? [weights] : [])])
       await pending
       pending = result.loss.data().then(([loss]) => {
-        sum += loss! * width * batch
+        sum += loss! * width * rows
         result.loss.dispose()
       })
-      memory = await decoder.compact(result.memory)
+      memory = await decoder.compact(memory)
       slots += memory.slots
-      blocks++
-      done += width * batch
+      done += width * rows
       await breathe()
       yield { tokens: done, of: total }
     }
     await pending
-    if (longer > 0) {
-      const result = await lastTokens(decoder, source, starts, length, longer, memory)
-      memory = result.memory
-      sum += result.sum
-    }
   } finally {
     await pending.catch(() => {})
     memory.dispose()
   }
-  return { ...scores(sum / total, source), tokens: total, slots: slots / blocks }
+  return { ...scores(sum / total, source), tokens: total, slots: slots / blocks.length }
 }
 
 /** What a mean loss in nats per token amounts to on this text. */
 export function scores(loss: number, source: TokenSource) {
   const bytesPerToken = source.bytes / source.length
   return { loss, bitsPerByte: loss / Math.LN2 / bytesPerToken, perplexity: Math.exp(loss) }
-}
-
-/** The one token more that the first `rows` streams have. All rows read it, and only those are counted, on the host. */
-async function lastTokens(
-  decoder: Decoder,
-  source: TokenSource,
-  starts: readonly number[],
-  position: number,
-  rows: number,
-  before: Memory,
-): Promise<{ sum: number; memory: Memory }> {
-  const [inputs, targets] = await readRows(source, starts, position, 1)
-  const { logits, memory, penalty } = decoder.forward(inputs, before)
-  const [values, expected] = await Promise.all([logits.data(), targets.data()])
-  for (const used of [inputs, targets, logits, penalty]) used.dispose()
-  const vocabulary = values.length / starts.length
-  let sum = 0
-  for (let row = 0; row < rows; row++) {
-    const rowLogits = values.subarray(row * vocabulary, (row + 1) * vocabulary)
-    const highest = rowLogits.reduce((a, b) => Math.max(a, b))
-    const partition = rowLogits.reduce((total, logit) => total + Math.exp(logit - highest), 0)
-    sum += highest + Math.log(partition) - rowLogits[expected[row]!]!
-  }
-  return { sum, memory }
 }
 
 /** Inputs and targets [rows, width] from the given place of each stream. */

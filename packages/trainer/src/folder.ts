@@ -215,7 +215,8 @@ async function readSealed(path: string): Promise<Sealed> {
 
 async function readBytes(path: string): Promise<Uint8Array> {
   try {
-    return await readFile(path)
+    const bytes = await readFile(path)
+    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT')
       throw new FormatError(`${path} is missing`, { path }, { cause: error })

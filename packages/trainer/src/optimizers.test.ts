@@ -97,7 +97,7 @@ async function run(optimizer: Optimizer, from = 1, to = steps) {
 const read = async (parameters: Map<string, Variable>): Promise<Values> =>
   Object.fromEntries(
     await Promise.all(
-      [...parameters].map(async ([name, value]) => [name, [...(await value.data())]] as const),
+      [...parameters].map(async ([name, value]) => [name, [...(await value.data())]] as [string, number[]]),
     ),
   )
 

@@ -1,0 +1,260 @@
+/** The whole loop on a tiny decoder: events, leaks, resuming bit for bit, stopping. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { useBackend } from '@lethe/backends'
+import { Decoder, type DecoderConfig, fixedSpan } from '@lethe/core'
+import { fill, memory } from '@tensorflow/tfjs-core'
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { Checkpoint } from './checkpoint'
+import { loadModel } from './checkpoint'
+import { TrainingError } from './errors'
+import { evaluate } from './evaluate'
+import { RunFolder } from './folder'
+import { openString, textSource } from './text'
+import { bytesTokenizer } from './tokenizers'
+import { type StepEvent, type TrainEvent, type TrainOptions, train } from './train'
+
+const config: DecoderConfig = {
+  vocabulary: 256,
+  layers: 2,
+  width: 8,
+  heads: 2,
+  feedForward: 16,
+  dropout: 0.2,
+  method: fixedSpan({ span: 12 }),
+}
+const text = 'the quick brown fox jumps over the lazy dog. '.repeat(40)
+const small = { steps: 12, batch: 3, block: 8, warmup: 4, learningRate: 0.01, validBatch: 2, evalEvery: 4 }
+
+const data = () => openString(text)
+
+async function options(decoder: Decoder, more: Partial<TrainOptions> = {}): Promise<TrainOptions> {
+  const { train, validation, tokenizer } = await data()
+  return { ...small, decoder, train, validation, tokenizer, ...more }
+}
+
+async function collect(settings: TrainOptions, onEvent?: (event: TrainEvent) => void | Promise<void>) {
+  const events: TrainEvent[] = []
+  for await (const event of train(settings)) {
+    events.push(event)
+    await onEvent?.(event)
+  }
+  return events
+}
+
+const steps = (events: TrainEvent[]) => events.filter((event): event is StepEvent => event.type === 'step')
+
+/** Without what may differ between two runs of the same seed. */
+const timeless = (events: TrainEvent[]) =>
+  events
+    .filter(({ type }) => type === 'step' || type === 'eval')
+    .map((event) => ({ ...event, seconds: 0, tokensPerSecond: 0 }))
+
+const parametersOf = async (decoder: Decoder) =>
+  [...(await decoder.exportParameters())].map(([name, { data }]) => [name, [...data]])
+
+describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
+  beforeAll(async () => {
+    await useBackend(backend)
+  })
+
+  test('yields its events in order, learns, and leaks nothing', async () => {
+    const before = memory().numTensors
+    const decoder = new Decoder(config)
+    const during: number[] = []
+    const events = await collect(await options(decoder, { steps: 30, evalEvery: 10 }), (event) => {
+      if (event.type === 'step') during.push(memory().numTensors)
+    })
+    const types = events.map(({ type }) => type).filter((type) => type !== 'evaluating')
+    expect(types.slice(0, 12)).toEqual(['start', ...new Array(10).fill('step'), 'eval'])
+    expect(events.at(-1)).toEqual({ type: 'end', step: 30, reason: 'finished' })
+    const losses = steps(events).map(({ loss }) => loss)
+    expect(losses.at(-1)!).toBeLessThan(losses[0]! - 1)
+    // Once the memory is full, a step leaves as many tensors as it found.
+    expect(new Set(during.slice(5)).size).toBe(1)
+    const first = steps(events)[0]!
+    expect(first).toMatchObject({ step: 1, learningRate: 0.0025, tokens: 24, slots: 8, penalty: 0 })
+    expect(first.bitsPerByte).toBeCloseTo(first.loss / Math.LN2)
+    expect(first.gradientNorm).toBeGreaterThan(0)
+    expect(first.memoryBytes).toBe(2 * 3 * 8 * 8 * 4)
+    decoder.dispose()
+    expect(memory().numTensors).toBe(before)
+  })
+
+  test.each([
+    { optimizer: 'adam' } as const,
+    { optimizer: 'sgd', momentum: 0.9, accumulate: 2, schedule: 'cosine' } as const,
+  ])('a resumed run equals the uninterrupted one bit for bit: %o', async (more) => {
+    const whole = new Decoder(config)
+    const expected = await collect(await options(whole, more))
+
+    const saved: Checkpoint[] = []
+    const checkpoints = { save: async (checkpoint: Checkpoint) => `checkpoint ${saved.push(checkpoint)}` }
+    const half = new Decoder(config)
+    const controller = new AbortController()
+    const first = await collect(
+      await options(half, { ...more, checkpoints, signal: controller.signal }),
+      ({ type, step }) => {
+        if (type === 'step' && step === 7) controller.abort()
+      },
+    )
+    expect(first.slice(-2)).toEqual([
+      { type: 'checkpoint', step: 7, path: 'checkpoint 1' },
+      { type: 'end', step: 7, reason: 'aborted' },
+    ])
+
+    const { decoder } = await loadModel(saved[0]!.model, { 'fixed-span': fixedSpan })
+    const second = await collect(await options(decoder, { ...more, checkpoints, resume: saved[0] }))
+    expect(timeless([...first, ...second])).toEqual(timeless(expected))
+    expect(await parametersOf(decoder)).toEqual(await parametersOf(whole))
+    for (const each of [whole, half, decoder]) each.dispose()
+  })
+
+  test('evaluation counts every token but the first once, however the text is cut', async () => {
+    const decoder = new Decoder({ ...config, method: fixedSpan({ span: 200 }) })
+    const source = textSource(text.slice(0, 150), bytesTokenizer())
+    const alone = await evaluate({ decoder, source, batch: 1, block: 149 })
+    expect(alone.tokens).toBe(149)
+    for (const block of [10, 64]) {
+      const { loss, tokens } = await evaluate({ decoder, source, batch: 1, block })
+      expect(tokens).toBe(149)
+      expect(loss).toBeCloseTo(alone.loss, 5)
+    }
+    // Four streams of 38, 37, 37 and 37 tokens: the mean of the four streams read alone.
+    const streams = await evaluate({ decoder, source, batch: 4, block: 10 })
+    let sum = 0
+    for (const [start, length] of [
+      [0, 38],
+      [38, 37],
+      [75, 37],
+      [112, 37],
+    ] as const) {
+      const part = textSource(text.slice(start, start + length + 1), bytesTokenizer())
+      sum += (await evaluate({ decoder, source: part, batch: 1 })).loss * length
+    }
+    expect(streams.tokens).toBe(149)
+    expect(streams.loss).toBeCloseTo(sum / 149, 5)
+    expect(streams.bitsPerByte).toBeCloseTo(streams.loss / Math.LN2)
+    decoder.dispose()
+  })
+})
+
+describe('runs on disk', () => {
+  let folder: string
+  beforeAll(async () => {
+    await useBackend('wasm')
+  })
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'lethe-train-'))
+  })
+  afterEach(() => rm(folder, { recursive: true, force: true }))
+
+  const metrics = async (path: string) =>
+    (await readFile(join(path, 'metrics.jsonl'), 'utf8'))
+      .trimEnd()
+      .split('\n')
+      .map((line) => ({ ...JSON.parse(line), seconds: 0, tokensPerSecond: 0 }))
+
+  async function runOnDisk(path: string, stopAt = Number.POSITIVE_INFINITY) {
+    const decoder = new Decoder(config)
+    const run = await RunFolder.create(path, { any: 'thing' })
+    const settings = await options(decoder, { checkpoints: run.checkpoints, checkpointEvery: 3 })
+    for await (const event of train(settings)) {
+      await run.record(event)
+      if (event.type === 'step' && event.step === stopAt) break
+    }
+    await run.close()
+    decoder.dispose()
+  }
+
+  test('metrics are cut back to the checkpoint, and end like those of an uninterrupted run', async () => {
+    await runOnDisk(join(folder, 'whole'))
+    await runOnDisk(join(folder, 'cut'), 8)
+    expect(await metrics(join(folder, 'cut'))).toHaveLength(9)
+
+    const { run, checkpoint } = await RunFolder.resume(join(folder, 'cut'))
+    expect(checkpoint!.step).toBe(6)
+    expect(await metrics(join(folder, 'cut'))).toHaveLength(7)
+    const decoder = new Decoder(config)
+    const settings = await options(decoder, {
+      checkpoints: run.checkpoints,
+      checkpointEvery: 3,
+      resume: checkpoint,
+    })
+    for await (const event of train(settings)) await run.record(event)
+    await run.close()
+    expect(await metrics(join(folder, 'cut'))).toEqual(await metrics(join(folder, 'whole')))
+    expect(await run.checkpoints.steps()).toEqual([12, 9, 6])
+    const name = 'checkpoints/step-000012/model.safetensors'
+    expect(await readFile(join(folder, 'cut', name))).toEqual(await readFile(join(folder, 'whole', name)))
+    decoder.dispose()
+  })
+
+  test('a loss that is no number names the step and the last good checkpoint, and is not saved', async () => {
+    const decoder = new Decoder(config)
+    const run = await RunFolder.create(join(folder, 'run'), {})
+    const settings = await options(decoder, {
+      checkpoints: run.checkpoints,
+      checkpointEvery: 5,
+      evalEvery: 0,
+    })
+    const broken = collect(settings, ({ type, step }) => {
+      if (type !== 'step' || step !== 7) return
+      const [parameter] = decoder.parameters.values()
+      parameter!.assign(fill(parameter!.shape, Number.NaN))
+    })
+    await expect(broken).rejects.toThrow(TrainingError)
+    await expect(broken).rejects.toThrow(/became NaN at step 8; the last good checkpoint is .*step-000005/)
+    expect(await run.checkpoints.steps()).toEqual([5])
+    await run.close()
+    decoder.dispose()
+  })
+})
+
+describe('what does not belong together is refused', () => {
+  const saved: Checkpoint[] = []
+  beforeAll(async () => {
+    await useBackend('cpu')
+    const decoder = new Decoder(config)
+    const checkpoints = { save: async (checkpoint: Checkpoint) => `checkpoint ${saved.push(checkpoint)}` }
+    await collect(await options(decoder, { steps: 2, evalEvery: 0, validation: undefined, checkpoints }))
+    decoder.dispose()
+  })
+
+  test.each([
+    [{ learningRate: 0.02 }, /made with learningRate 0.01, not 0.02: resume with the same options/],
+    [{ batch: 4 }, /made with batch 3, not 4/],
+    [{ steps: 1 }, /give 2 steps or more/],
+    [
+      { train: textSource(text, bytesTokenizer()) },
+      /made with a training text of "1620 tokens", not "1800 tokens"/,
+    ],
+    [{ train: textSource('x'.repeat(1620), bytesTokenizer()) }, /resume with the same text and tokenizer/],
+    [{ width: 16 }, /made with width \(model\) 8, not 16/],
+  ] as [Partial<TrainOptions> & { width?: number }, RegExp][])(
+    '%#',
+    async ({ width = 8, ...more }, message) => {
+      const decoder = new Decoder({ ...config, width })
+      const before = memory().numTensors
+      await expect(
+        collect(await options(decoder, { evalEvery: 0, resume: saved[0], ...more })),
+      ).rejects.toThrow(message)
+      expect(memory().numTensors).toBe(before)
+      decoder.dispose()
+    },
+  )
+
+  test.each([
+    [{ steps: 0 }, /steps must be a whole number of at least 1, not 0/],
+    [{ learningRate: -1 }, /learningRate must be more than 0/],
+    [{ clip: -1 }, /clip must be 0/],
+    [{ block: 1000 }, /too short: it has 1620 tokens, and 3 rows of one block need 3003/],
+    [{ validBatch: 500 }, /validation text is too short: it has 180 tokens, and 500 streams need 501/],
+    [{ schedule: 'linear' as 'cosine' }, /unknown schedule "linear"/],
+  ] as [Partial<TrainOptions>, RegExp][])('%o', async (more, message) => {
+    const decoder = new Decoder(config)
+    await expect(collect(await options(decoder, more))).rejects.toThrow(message)
+    decoder.dispose()
+  })
+})
