@@ -8,6 +8,9 @@ interface Dawn {
   globals: Record<string, unknown>
 }
 
+const importUnseen = (name: string): Promise<unknown> =>
+  import(/* @vite-ignore */ /* webpackIgnore: true */ name)
+
 let navigatorIsOurs = false
 let gpuIsOurs = false
 
@@ -16,10 +19,9 @@ export const nodePlatform: Platform = {
     '@tensorflow/tfjs-backend-cpu': () => import('@tensorflow/tfjs-backend-cpu'),
     '@tensorflow/tfjs-backend-wasm': () => import('@tensorflow/tfjs-backend-wasm'),
     '@tensorflow/tfjs-backend-webgpu': () => import('@tensorflow/tfjs-backend-webgpu'),
-    // @ts-expect-error: optional, and not installed where this is built
-    '@tensorflow/tfjs-node': () => import('@tensorflow/tfjs-node'),
-    // @ts-expect-error: optional, and not installed where this is built
-    '@tensorflow/tfjs-node-gpu': () => import('@tensorflow/tfjs-node-gpu'),
+    // Bundlers shall not follow these: native addons, and mostly not installed.
+    '@tensorflow/tfjs-node': () => importUnseen('@tensorflow/tfjs-node'),
+    '@tensorflow/tfjs-node-gpu': () => importUnseen('@tensorflow/tfjs-node-gpu'),
     webgpu: () => import('webgpu'),
   },
   tensorflowPackages: ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'],

@@ -66,8 +66,7 @@ export interface AdapterDescription {
 
 /** What differs between Node and a browser, and what a test replaces. */
 export interface Platform {
-  /** Imports one of the packages below; throws what the runtime throws. Each call is written out with a
-   * literal name, so that bundlers see it. */
+  /** Imports of the packages by name, each written out, so that bundlers see it. */
   readonly packages: { readonly [name: string]: () => Promise<unknown> }
   /** The packages that may register 'tensorflow', best first; empty where there is none. */
   readonly tensorflowPackages: readonly string[]

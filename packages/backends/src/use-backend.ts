@@ -49,7 +49,7 @@ export function createBackends(platform: Platform): Backends {
     try {
       if (entry === undefined || factory === undefined) throw new Error('its package registered nothing')
       // tf.setBackend would swallow the cause of a failed start, and print it: start it here, hand it over started.
-      const instance = tf.findBackend(name) ?? (await factory())
+      const instance = tf.engine().registry[name] ?? (await factory())
       entry.factory = () => instance
       await tf.setBackend(name)
     } catch (cause) {
@@ -198,7 +198,7 @@ export function createBackends(platform: Platform): Backends {
     skipped: BackendInfo['skipped'],
   ): Promise<BackendInfo> {
     const known = running.get(name)
-    if (known !== undefined && tf.findBackend(name) && !(hardwareOnly && known.software)) {
+    if (known !== undefined && name in tf.engine().registry && !(hardwareOnly && known.software)) {
       await tf.setBackend(name)
       return { ...known, skipped }
     }

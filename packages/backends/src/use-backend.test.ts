@@ -1,0 +1,293 @@
+/** Which backend is chosen, and what is said where one cannot be had. Packages and adapters are imitated. */
+import * as tf from '@tensorflow/tfjs-core'
+import { afterEach, expect, test, vi } from 'vitest'
+import { BackendError } from './errors'
+import { nodePlatform } from './platform-node'
+import type { AdapterDescription, BackendName, Platform } from './types'
+import { type Backends, createBackends } from './use-backend'
+import { isSoftwareAdapter } from './webgpu'
+
+/** A backend that starts, and does nothing else. */
+class ImitatedBackend extends tf.KernelBackend {
+  isUsingGpuDevice = false
+  override dispose() {}
+}
+
+const notInstalled = (name: string) => async () => {
+  throw Object.assign(new Error(`Cannot find package '${name}' imported from /app/index.js`), {
+    code: 'ERR_MODULE_NOT_FOUND',
+  })
+}
+
+const devices: { listeners: ((event: { error: unknown }) => void)[]; lose: (loss: unknown) => void }[] = []
+
+/** navigator.gpu with one adapter of this description. */
+function imitatedGpu(info: AdapterDescription | null) {
+  const requestAdapter = async () =>
+    info && {
+      info,
+      features: new Set(['timestamp-query']),
+      limits: {},
+      async requestDevice() {
+        let lose: (loss: unknown) => void = () => {}
+        const lost = new Promise((resolve) => {
+          lose = resolve
+        })
+        const listeners: ((event: { error: unknown }) => void)[] = []
+        devices.push({ listeners, lose })
+        return {
+          lost,
+          addEventListener: (_: string, listener: (event: { error: unknown }) => void) =>
+            listeners.push(listener),
+          destroy() {},
+        }
+      },
+    }
+  return { requestAdapter }
+}
+
+const everything = {
+  '@tensorflow/tfjs-backend-cpu': () => import('@tensorflow/tfjs-backend-cpu'),
+  '@tensorflow/tfjs-backend-wasm': () => import('@tensorflow/tfjs-backend-wasm'),
+  '@tensorflow/tfjs-backend-webgpu': async () => ({ WebGPUBackend: ImitatedBackend }),
+  '@tensorflow/tfjs-node': notInstalled('@tensorflow/tfjs-node'),
+  '@tensorflow/tfjs-node-gpu': notInstalled('@tensorflow/tfjs-node-gpu'),
+}
+
+function platformWith(
+  packages: Partial<Platform['packages']>,
+  adapter: AdapterDescription | null = null,
+  order: BackendName[] = ['tensorflow', 'webgpu', 'wasm', 'cpu'],
+): Platform {
+  return {
+    ...nodePlatform,
+    packages: { ...everything, ...(packages as Platform['packages']) },
+    order,
+    async prepareGpu() {
+      vi.stubGlobal('navigator', { gpu: imitatedGpu(adapter) })
+    },
+    releaseGpu() {
+      vi.unstubAllGlobals()
+    },
+  }
+}
+
+const tensorflow = (isUsingGpuDevice: boolean) => async () => {
+  tf.registerBackend('tensorflow', () => Object.assign(new ImitatedBackend(), { isUsingGpuDevice }))
+}
+
+let backends: Backends | undefined
+const start = (platform: Platform) => {
+  backends = createBackends(platform)
+  return backends
+}
+
+afterEach(async () => {
+  await backends?.disposeBackend()
+  if (tf.findBackendFactory('tensorflow')) tf.removeBackend('tensorflow')
+  vi.unstubAllGlobals()
+})
+
+async function failure(promise: Promise<unknown>): Promise<BackendError> {
+  const thrown = await promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  )
+  expect(BackendError.isInstance(thrown)).toBe(true)
+  return thrown as BackendError
+}
+
+const hardware = { vendor: 'nvidia', architecture: 'hopper', description: 'NVIDIA H200' }
+const software = { vendor: 'google', architecture: 'swiftshader' }
+
+test('auto takes TensorFlow where it is installed, the GPU package first', async () => {
+  const info = await start(
+    platformWith({
+      '@tensorflow/tfjs-node-gpu': tensorflow(true),
+      '@tensorflow/tfjs-node': tensorflow(false),
+    }),
+  ).useBackend()
+  expect(info).toMatchObject({
+    name: 'tensorflow',
+    device: 'TensorFlow on a GPU (@tensorflow/tfjs-node-gpu)',
+  })
+  expect(tf.getBackend()).toBe('tensorflow')
+})
+
+test('auto takes the other TensorFlow package where the GPU one does not load', async () => {
+  const broken = async () => {
+    throw new Error(
+      "Cannot find module '/app/node_modules/@tensorflow/tfjs-node-gpu/lib/napi-v8/tfjs_binding.node'",
+    )
+  }
+  const info = await start(
+    platformWith({ '@tensorflow/tfjs-node-gpu': broken, '@tensorflow/tfjs-node': tensorflow(false) }),
+  ).useBackend('tensorflow')
+  expect(info.device).toBe('TensorFlow on the processor (@tensorflow/tfjs-node)')
+})
+
+test('auto takes WebGPU on hardware', async () => {
+  const info = await start(platformWith({}, hardware)).useBackend('auto')
+  expect(info).toMatchObject({ name: 'webgpu', software: false, device: 'nvidia hopper NVIDIA H200' })
+  expect(info.skipped.map((skip) => skip.name)).toEqual(['tensorflow'])
+})
+
+test('auto never takes a software GPU, and says so; asked for by name it is taken', async () => {
+  const { useBackend } = start(platformWith({}, software))
+  const info = await useBackend('auto')
+  expect(info.name).toBe('wasm')
+  expect(info.skipped[1]).toMatchObject({ name: 'webgpu', reason: expect.stringContaining('swiftshader') })
+  expect(await useBackend('webgpu')).toMatchObject({ name: 'webgpu', software: true })
+  expect((await useBackend('auto')).name).toBe('wasm') // although it runs by now
+})
+
+test('auto goes on to wasm, and without that package to cpu', async () => {
+  expect((await start(platformWith({})).useBackend()).name).toBe('wasm')
+  await backends!.disposeBackend()
+  const info = await start(
+    platformWith({ '@tensorflow/tfjs-backend-wasm': notInstalled('@tensorflow/tfjs-backend-wasm') }),
+  ).useBackend()
+  expect(info.name).toBe('cpu')
+  expect(info.skipped.map((skip) => skip.name)).toEqual(['tensorflow', 'webgpu', 'wasm'])
+})
+
+test.each([
+  [{ vendor: 'google', architecture: 'swiftshader' }, true],
+  [{ vendor: 'mesa', architecture: '', description: 'llvmpipe (LLVM 15.0.6, 256 bits)' }, true],
+  [{ vendor: 'microsoft', description: 'Microsoft Basic Render Driver' }, true],
+  [{ vendor: 'intel', isFallbackAdapter: true }, true],
+  [{ vendor: 'nvidia', architecture: 'hopper' }, false],
+  [{ vendor: 'apple', architecture: 'metal-3' }, false],
+  [{}, false],
+])('adapter %j is software: %s', (info, expected) => {
+  expect(isSoftwareAdapter(info)).toBe(expected)
+})
+
+test('an unknown name lists the valid ones', async () => {
+  const error = await failure(start(platformWith({})).useBackend('cuda' as never))
+  expect(error).toMatchObject({ name: 'BackendError', reason: 'unknown-backend', backend: 'cuda' })
+  expect(error.message).toBe(
+    "There is no backend 'cuda'. Use one of 'auto', 'webgpu', 'tensorflow', 'wasm', 'cpu'.",
+  )
+})
+
+test.each([
+  ['wasm', '@tensorflow/tfjs-backend-wasm'],
+  ['webgpu', '@tensorflow/tfjs-backend-webgpu'],
+] as const)("backend '%s' without its package says what to install", async (name, packageName) => {
+  const platform = platformWith({ [packageName]: notInstalled(packageName) }, hardware)
+  const error = await failure(start(platform).useBackend(name))
+  expect(error).toMatchObject({
+    reason: 'missing-package',
+    backend: name,
+    fix: `Run: npm install ${packageName}`,
+  })
+  expect(error.message).toContain(error.fix)
+})
+
+test('without any TensorFlow package the plain one is proposed', async () => {
+  const error = await failure(start(platformWith({})).useBackend('tensorflow'))
+  expect(error).toMatchObject({ reason: 'missing-package', fix: 'Run: npm install @tensorflow/tfjs-node' })
+})
+
+test('a TensorFlow package without its addon says how to build it', async () => {
+  const broken = async () => {
+    throw Object.assign(
+      new Error("Cannot find module '/app/node_modules/@tensorflow/tfjs-node/lib/tfjs_binding.node'"),
+      {
+        code: 'MODULE_NOT_FOUND',
+      },
+    )
+  }
+  const error = await failure(
+    start(platformWith({ '@tensorflow/tfjs-node': broken })).useBackend('tensorflow'),
+  )
+  expect(error).toMatchObject({
+    reason: 'missing-addon',
+    fix: 'Run: npm rebuild @tensorflow/tfjs-node --build-addon-from-source',
+  })
+})
+
+test('a backend whose start fails gives the cause', async () => {
+  const failing = async () => {
+    tf.registerBackend('tensorflow', () => {
+      throw new Error('libtensorflow.so.2: cannot open shared object file')
+    })
+  }
+  const error = await failure(
+    start(platformWith({ '@tensorflow/tfjs-node': failing })).useBackend('tensorflow'),
+  )
+  expect(error).toMatchObject({ reason: 'failed' })
+  expect(error.message).toContain('libtensorflow.so.2: cannot open shared object file')
+})
+
+test('no adapter', async () => {
+  const error = await failure(start(platformWith({}, null)).useBackend('webgpu'))
+  expect(error).toMatchObject({ reason: 'no-adapter', backend: 'webgpu' })
+  expect(error.message).toContain("useBackend('wasm')")
+})
+
+test('nothing can be started: all reasons are given', async () => {
+  const error = await failure(start(platformWith({}, software, ['tensorflow', 'webgpu'])).useBackend())
+  expect(error.message).toMatch(/tensorflow: .*npm install.*webgpu: .*swiftshader/)
+})
+
+test('errors of the device, and its loss, arrive at the caller; the first one stays', async () => {
+  const onError = vi.fn()
+  const info = await start(platformWith({}, hardware)).useBackend('webgpu', { onError })
+  const device = devices.at(-1)!
+  info.throwIfFailed()
+  device.listeners[0]!({ error: new Error('too many storage buffers.') })
+  expect(() => info.throwIfFailed()).toThrow('WebGPU refused work: too many storage buffers. Results since')
+  device.lose({ reason: 'unknown', message: 'gone' })
+  await new Promise((resolve) => setTimeout(resolve))
+  expect(onError).toHaveBeenCalledTimes(1)
+  expect(BackendError.isInstance(onError.mock.calls[0]![0])).toBe(true)
+})
+
+test('a lost device is a failure', async () => {
+  const info = await start(platformWith({}, hardware)).useBackend('webgpu')
+  devices.at(-1)!.lose({ reason: 'unknown', message: 'the driver was reset' })
+  await new Promise((resolve) => setTimeout(resolve))
+  expect(() => info.throwIfFailed()).toThrow(/device was lost \(unknown\): the driver was reset/)
+})
+
+test('tensors outlive a second call for the same backend, and it can be started again after its end', async () => {
+  const { useBackend, disposeBackend } = start(platformWith({}))
+  await useBackend('wasm')
+  const kept = tf.tensor1d([1, 2])
+  await useBackend('cpu')
+  await useBackend('wasm')
+  expect([...kept.dataSync()]).toEqual([1, 2])
+  kept.dispose()
+  await disposeBackend()
+  await useBackend('wasm')
+  const product = tf.tidy(() => tf.matMul(tf.ones([40, 40]), tf.ones([40, 40])))
+  expect(product.dataSync()[0]).toBe(40)
+  product.dispose()
+})
+
+test('Node 23 and later get back the helper that tfjs-node calls', async () => {
+  await nodePlatform.prepareTensorflow()
+  const { default: util } = await import('node:util')
+  expect((util as unknown as { isNullOrUndefined(value: unknown): boolean }).isNullOrUndefined(null)).toBe(
+    true,
+  )
+})
+
+test('an error of another copy of this package is recognised', () => {
+  const other = Object.assign(new Error('x'), { [Symbol.for('lethe.BackendError')]: true })
+  expect(BackendError.isInstance(other)).toBe(true)
+  expect(BackendError.isInstance(new Error('x'))).toBe(false)
+})
+
+test('nothing is printed', async () => {
+  const spies = (['log', 'warn', 'error', 'info'] as const).map((method) => vi.spyOn(console, method))
+  const { useBackend } = start(platformWith({}))
+  await useBackend('cpu')
+  tf.tidy(() => tf.add(tf.ones([2]), 1))
+  await useBackend('wasm')
+  tf.tidy(() => tf.add(tf.ones([2]), 1))
+  for (const spy of spies) expect(spy).not.toHaveBeenCalled()
+  vi.restoreAllMocks()
+})

@@ -1,0 +1,95 @@
+/**
+ * WebGPU in Node for real, on Chromium's software driver: right results, failures that are noticed, and a process
+ * that ends. In a child process, since Dawn reads its environment once and its threads live as long as it does.
+ */
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { build } from 'vite'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+const driver = '/usr/lib/chromium/vk_swiftshader_icd.json'
+const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
+// Below the package, so that imports resolve; ignored by git.
+const folder = here('../node_modules/.cache/webgpu-test')
+
+beforeAll(async () => {
+  await mkdir(folder, { recursive: true })
+  await build({
+    configFile: false,
+    logLevel: 'silent',
+    build: {
+      ssr: here('./index.ts'),
+      outDir: folder,
+      rollupOptions: { output: { entryFileNames: 'index.js' } },
+    },
+  })
+})
+
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+const run = async (script: string) => {
+  await writeFile(`${folder}/script.mjs`, script)
+  const { stdout } = await promisify(execFile)(process.execPath, [`${folder}/script.mjs`], {
+    timeout: 60_000,
+  })
+  return JSON.parse(stdout.trim().split('\n').at(-1)!) // Dawn itself prints what it refuses
+}
+
+const opening = `
+  import * as tf from '@tensorflow/tfjs-core'
+  import { disposeBackend, useBackend } from './index.js'
+  const softwareVulkan = ${JSON.stringify(driver)}
+`
+
+test('computes on a software adapter asked for by name, twice, and the process ends', async (context) => {
+  if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
+  const result = await run(`${opening}
+    const info = await useBackend('webgpu', { softwareVulkan })
+    const product = tf.matMul(tf.tensor2d([1, 2, 3, 4], [2, 2]), tf.tensor2d([5, 6, 7, 8], [2, 2]))
+    const values = [...await product.data()]
+    info.throwIfFailed()
+    await disposeBackend()
+    const again = await useBackend('webgpu')
+    const sum = [...await tf.addN(Array.from({ length: 9 }, () => tf.ones([2]))).data()]
+    await disposeBackend()
+    console.log(JSON.stringify({ info, values, again, sum, gpu: globalThis.navigator?.gpu !== undefined }))
+  `)
+  expect(result.info).toMatchObject({
+    name: 'webgpu',
+    software: true,
+    device: expect.stringMatching(/swiftshader/i),
+  })
+  expect(result.values).toEqual([19, 22, 43, 50])
+  expect(result.again.name).toBe('webgpu')
+  expect(result.sum).toEqual([9, 9])
+  expect(result.gpu).toBe(false)
+})
+
+test('auto leaves the software adapter alone', async (context) => {
+  if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
+  const result = await run(`${opening}
+    const info = await useBackend('auto', { softwareVulkan })
+    console.log(JSON.stringify(info))
+    await disposeBackend()
+  `)
+  expect(result.name).toBe('wasm')
+})
+
+test('an invalid pass, which gives zeros, is noticed', async (context) => {
+  if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
+  const result = await run(`${opening}
+    const seen = []
+    const info = await useBackend('webgpu', { softwareVulkan, onError: (error) => seen.push(error.reason) })
+    const sum = [...await tf.addN(Array.from({ length: 100 }, () => tf.ones([2]))).data()]
+    let message = ''
+    try { info.throwIfFailed() } catch (error) { message = error.message }
+    await disposeBackend()
+    console.log(JSON.stringify({ sum, seen, message }))
+  `)
+  expect(result.sum).toEqual([0, 0])
+  expect(result.seen).toEqual(['failed'])
+  expect(result.message).toMatch(/storage buffers/)
+})
