@@ -28,6 +28,7 @@ export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): Forget
     specVersion: 1,
     name: 'fixed-span',
     options: { span, sameLength },
+    decides: sameLength ? 'step' : 'block',
     reach: () => (sameLength ? span : Number.POSITIVE_INFINITY),
     capacity: () => span,
     initialMemory: ({ width, initialMemory }, batch) => {

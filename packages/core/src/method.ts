@@ -160,6 +160,9 @@ export interface ForgettingMethod {
   readonly name: string
   /** The options as plain JSON, from which the method's factory makes the same method again. */
   readonly options: Readonly<Record<string, unknown>>
+  /** 'step': the result does not depend on how the stream is cut into blocks. 'block': it may, since the method
+   *  decides once per block; with blocks of one step it then equals streaming decode. */
+  readonly decides: 'step' | 'block'
   /** Own parameters of one layer. */
   parameters?(layer: LayerInfo): Readonly<Record<string, ParameterSpec>>
   initialMemory(layer: LayerInfo, batch: number): LayerMemory

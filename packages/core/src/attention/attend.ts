@@ -15,6 +15,7 @@ import {
   div,
   getBackend,
   greater,
+  less,
   mul,
   ones,
   relu,
@@ -165,8 +166,12 @@ function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor 
   const parts = groups.map((group) => {
     const window = windowMask(group, block)
     const masks: Tensor[] = window ? [tensor(window, [1, 1, block, group.slots])] : []
-    if (group.distance.kind === 'scattered' && Number.isFinite(group.farthest))
-      masks.push(mul(cast(greater(distances(group, block), group.farthest), 'float32'), masked))
+    if (group.distance.kind === 'scattered') {
+      const distance = distances(group, block)
+      masks.push(mul(cast(less(distance, group.nearest), 'float32'), masked))
+      if (Number.isFinite(group.farthest))
+        masks.push(mul(cast(greater(distance, group.farthest), 'float32'), masked))
+    }
     if (group.valid) {
       const batch = group.valid.shape[0]
       masks.push(reshape(mul(sub(1, group.valid), masked), [batch, 1, 1, group.slots]))

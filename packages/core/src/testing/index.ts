@@ -1,1 +1,3 @@
-export {}
+/** What authors of forgetting methods test theirs with. */
+export type { ConformanceOptions, Law } from './conformance'
+export { conformanceLaws } from './conformance'

@@ -1,0 +1,27 @@
+/** The methods of core under the conformance kit, on every backend that is there. */
+import { useBackend } from '@lethe/backends'
+import { beforeAll, describe, test } from 'vitest'
+import { fixedSpan } from './fixed-span'
+import { conformanceLaws } from './testing'
+
+const methods = {
+  'every query sees as much': () => fixedSpan({ span: 8 }),
+  'later queries see more': () => fixedSpan({ span: 8, sameLength: false }),
+  'a span below the block': () => fixedSpan({ span: 3 }),
+}
+
+describe.each(['cpu', 'wasm'] as const)('fixed span on %s', (backend) => {
+  beforeAll(async () => {
+    await useBackend(backend)
+  })
+  describe.each(Object.entries(methods))('%s', (_, method) => {
+    for (const law of conformanceLaws({ method, decoder: { learnedDistances: 14 } }))
+      test(law.name, law.check)
+  })
+})
+
+const backends = { cpu: () => useBackend('cpu'), wasm: () => useBackend('wasm') }
+for (const law of conformanceLaws({ method: methods['every query sees as much'], backends }).filter(
+  ({ name }) => name.includes('backends'),
+))
+  test(law.name, law.check)
