@@ -318,6 +318,129 @@ describe('UnsortedSegmentSum', () => {
   })
 })
 
+describe('Sum', () => {
+  for (const [shape, axes] of [
+    [[7, 33], [0]],
+    [[4, 5, 64], [0]],
+    [
+      [4, 5, 64],
+      [0, 1],
+    ],
+    [[4, 5, 64], [1]],
+    [
+      [4, 5, 6, 16],
+      [1, 2],
+    ],
+    [
+      [4, 5, 6, 16],
+      [2, 0],
+    ],
+    [[4, 5, 3], [1]],
+    [
+      [4, 5, 3],
+      [0, 1, 2],
+    ],
+    [[9, 17], [1]],
+    [[1, 17], [0]],
+    [[0, 17], [0]],
+    [[0, 3], [0]],
+    [[3, 0], [1]],
+  ] as [number[], number[]][]) {
+    test(`[${shape}] over [${axes}]`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const whole = Int32Array.from(values, (value) => Math.round(9 * value))
+      const bits = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0))
+      for (const keepDims of [false, true]) {
+        await same(() => tf.sum(tf.tensor(values, shape), axes, keepDims))
+        await same(() => tf.sum(tf.tensor(whole, shape, 'int32'), axes, keepDims))
+      }
+      await same(() => tf.sum(tf.tensor(bits, shape, 'bool'), axes))
+    })
+  }
+
+  test('1,000 sums leave nothing behind', async () => {
+    const x = tf.ones([8, 16, 16])
+    await leaksNothing(() => void tf.sum(x, [0, 1]))
+    x.dispose()
+  })
+})
+
+describe('Transpose', () => {
+  for (const [shape, perm] of [
+    [
+      [33, 70],
+      [1, 0],
+    ],
+    [
+      [3, 17, 9],
+      [0, 2, 1],
+    ],
+    [
+      [3, 17, 9],
+      [2, 0, 1],
+    ],
+    [
+      [3, 17, 9],
+      [1, 2, 0],
+    ],
+    [
+      [3, 17, 9],
+      [2, 1, 0],
+    ],
+    [
+      [3, 17, 9],
+      [1, 0, 2],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 2, 3, 1],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 2, 1, 3],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 3, 2, 1],
+    ],
+    [
+      [2, 3, 5, 7],
+      [3, 0, 1, 2],
+    ],
+    [
+      [2, 1, 5, 7],
+      [1, 3, 0, 2],
+    ],
+    [
+      [4, 1, 6],
+      [1, 0, 2],
+    ],
+    [
+      [1, 1],
+      [1, 0],
+    ],
+    [
+      [0, 3],
+      [1, 0],
+    ],
+  ] as [number[], number[]][]) {
+    test(`[${shape}] to [${perm}]`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const bits = new Int32Array(values.length).fill(0x7fa00001) // a signalling NaN, read as a float
+      const flags = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0))
+      await same(() => tf.transpose(tf.tensor(values, shape), perm))
+      await same(() => tf.transpose(tf.tensor(bits, shape, 'int32'), perm))
+      await same(() => tf.transpose(tf.tensor(flags, shape, 'bool'), perm))
+    })
+  }
+
+  test('1,000 transposes leave nothing behind', async () => {
+    const x = tf.ones([4, 40, 40])
+    await leaksNothing(() => void tf.transpose(x, [0, 2, 1]))
+    x.dispose()
+  })
+})
+
 test('patching twice changes nothing', () => {
   const kernel = tf.getKernel('BatchMatMul', 'wasm')
   const names = patchWasmBackend()

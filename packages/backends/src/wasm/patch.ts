@@ -11,6 +11,8 @@ import { gather } from './gather'
 import { identity } from './identity'
 import { batchMatMul } from './matmul'
 import { unsortedSegmentSum } from './segment'
+import { sum } from './sum'
+import { transpose } from './transpose'
 
 /** Each takes tfjs's kernel, for the cases it leaves to it. */
 const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
@@ -18,6 +20,8 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
   Identity: identity,
   UnsortedSegmentSum: () => unsortedSegmentSum,
   GatherV2: gather,
+  Sum: sum,
+  Transpose: transpose,
 }
 
 /** On a patched kernel, so that a second copy of this package sees it too. */
@@ -26,7 +30,7 @@ const mark = Symbol.for('lethe.patched')
 /**
  * Replaces kernels of tfjs's wasm backend: BatchMatMul (through XNNPACK in all cases, and right when data changes in
  * place or is used in two shapes), Identity (no copy), GatherV2 (right with batchDims, fast for rows),
- * UnsortedSegmentSum (missing there). Before or after the backend starts; a second call changes nothing.
+ * UnsortedSegmentSum (missing there), Sum off the last axis and Transpose of matrices (faster). Before or after the backend starts; a second call changes nothing.
  *
  * @returns the names of the replaced kernels
  * @throws BackendError ('missing-package') where @tensorflow/tfjs-backend-wasm has not been imported
