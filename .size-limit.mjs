@@ -1,0 +1,19 @@
+/** What a page pays for a package: minified, gzipped, without the peers that it has anyway. */
+const library = (name, path, limit, names) => ({
+  name,
+  path,
+  limit,
+  ...(names && { import: names }),
+  gzip: true,
+  ignore: ['@tensorflow/*', '@lethe/*', 'webgpu'],
+  // The default, a classic script, has no import.meta.
+  modifyEsbuildConfig: (config) => ({ ...config, format: 'esm' }),
+})
+
+export default [
+  library('core, whole', 'packages/core/dist/index.js', '24 kB'),
+  library('core, one decoder', 'packages/core/dist/index.js', '20 kB', '{ Decoder, fixedSpan }'),
+  library('core, gradients alone', 'packages/core/dist/index.js', '4 kB', '{ registerGradients }'),
+  library('backends, in a browser', 'packages/backends/dist/browser.js', '12 kB'),
+  library('trainer, in a browser', 'packages/trainer/dist/index.js', '16 kB'),
+]
