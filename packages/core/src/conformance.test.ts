@@ -3,14 +3,16 @@ import { useBackend } from '@lethe/backends'
 import { beforeAll, describe, test } from 'vitest'
 import { fixedSpan } from './fixed-span'
 import { conformanceLaws } from './testing'
+import { heaviestSlots } from './testing/heaviest-slots'
 
 const methods = {
   'every query sees as much': () => fixedSpan({ span: 8 }),
   'later queries see more': () => fixedSpan({ span: 8, sameLength: false }),
   'a span below the block': () => fixedSpan({ span: 3 }),
+  'slots that die in the middle': () => heaviestSlots({ budget: 6 }),
 }
 
-describe.each(['cpu', 'wasm'] as const)('fixed span on %s', (backend) => {
+describe.each(['cpu', 'wasm'] as const)('methods on %s', (backend) => {
   beforeAll(async () => {
     await useBackend(backend)
   })

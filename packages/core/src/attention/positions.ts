@@ -147,11 +147,10 @@ export function positionLogits(queries: Tensor, keys: DistanceKeys, group: Group
   const age = cast(distance.age, 'int32')
   const column = cast(sub(oldest, keys.beyond === 'clamp' ? minimum(age, oldest) : age), 'int32')
   if (block === 1) return pickRows(byAge, column as Tensor2D, batch, heads)
-  const pick = indicator(column, ages)
-  return matMul(reshape(byAge, [batch, heads, block, ages]), reshape(pick, [batch, 1, slots, ages]), {
-    transposeB: true,
-    constant: 'b',
-  })
+  // Heads count as queries: tfjs cannot broadcast an inner batch axis (it takes batches modulo).
+  const queriesOfStream = reshape(byAge, [batch, heads * block, ages])
+  const picked = matMul(queriesOfStream, indicator(column, ages), { transposeB: true, constant: 'b' })
+  return reshape(picked, [batch, heads, block, slots])
 }
 
 /**

@@ -12,7 +12,6 @@ import {
   sub,
   sum,
   type Tensor,
-  type Tensor1D,
 } from '@tensorflow/tfjs-core'
 import { differentiable } from './differentiable'
 import { indicator } from './indicator'

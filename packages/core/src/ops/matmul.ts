@@ -32,8 +32,9 @@ function reduceBatch(gradient: Tensor, shape: readonly number[]): Tensor {
 }
 
 /**
- * Product over the last two axes of tensors of equal rank; leading axes of 1 are broadcast. Unlike tfjs's own, its
- * gradient sums over broadcast axes, and a factor declared constant costs no gradient.
+ * Product over the last two axes of tensors of equal rank. The outermost axes of one side may be 1 and are broadcast:
+ * [1, heads, ...] against [batch, heads, ...], but not [batch, 1, ...] (tfjs takes batches modulo, silently). Unlike
+ * tfjs's own, the gradient sums over broadcast axes, and a factor declared constant costs no gradient.
  */
 export function matMul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tensor {
   const { transposeA = false, transposeB = false, constant } = options
