@@ -158,7 +158,7 @@ export function enterArena(layer: DecodeLayer, memory: LayerMemory, step: number
   const attended = kept > 0 ? normalise(layer, raw) : raw
   const project = (name: string): Tensor =>
     kept > 0
-      ? projectToHeads(attended, weights.own(name) as never, info.heads, true)
+      ? projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
       : zeros([batch, info.heads, info.headSize, 0])
   let keys = project('attention.key')
   if (config.positions === 'rotary' && kept > 0) {
@@ -257,7 +257,8 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, are
   })
 
   const attended = normalise(layer, input)
-  const project = (name: string) => projectToHeads(attended, weights.own(name) as never, info.heads)
+  const project = (name: string) =>
+    projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
   const turn = (x: Tensor) =>
     config.positions === 'rotary' ? rotate(x, rotaryAngles([pass.step], info.headSize)) : x
 

@@ -101,7 +101,7 @@ export function runLayer(
     ...left,
     attendWith: (hidden) => {
       const project = (name: string) =>
-        projectToHeads(hidden, stopGradient(own(name)) as Tensor2D, info.heads)
+        projectToHeads([{ hidden, constant: false }], stopGradient(own(name)) as Tensor2D, info.heads)
       const queries = stopGradient(request.queries)
       return attendByContent(queries, project('attention.key'), project('attention.value'), request.scale)
     },
@@ -171,17 +171,17 @@ function attentionRequest(
   const { heads, headSize } = info
   const length = attended.shape[1]
   const rotary = pass.config.positions === 'rotary'
-  const project = (group: SlotGroup, name: string) => {
-    const weight = own(name) as Tensor2D
-    return joinSlots(
-      group.pieces.map(({ hidden, constant }) => projectToHeads(hidden, weight, heads, constant)),
-    )
-  }
+  const project = (group: SlotGroup, name: string) =>
+    projectToHeads(group.pieces, own(name) as Tensor2D, heads)
   const keysOf = (group: SlotGroup) => {
     const keys = project(group, 'attention.key')
     return rotary ? rotate(keys, anglesOf(group, keys.shape[3]!, headSize)) : keys
   }
-  const queries = projectToHeads(attended, own('attention.query') as Tensor2D, heads)
+  const queries = projectToHeads(
+    [{ hidden: attended, constant: false }],
+    own('attention.query') as Tensor2D,
+    heads,
+  )
   const dropout = pass.dropout('attention')
   return {
     queries: rotary ? rotate(queries, rotaryAngles(range(length), headSize)) : queries,

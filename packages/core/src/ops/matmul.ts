@@ -5,9 +5,11 @@
  */
 import {
   add,
+  concat,
   ones,
   matMul as product,
   reshape,
+  slice,
   sum,
   type Tensor,
   type Tensor2D,
@@ -96,15 +98,50 @@ const affine = (x: Tensor, weight: Tensor, bias: Tensor): Tensor =>
     (dy, [x, weight]) => [product(dy, weight!, false, true), product(x!, dy, true, false), sumRows(dy)],
   )
 
+/** Hidden states along the step axis; a constant piece gets no gradient. */
+export interface Piece {
+  readonly hidden: Tensor3D
+  readonly constant: boolean
+}
+
 /**
- * Hidden states to heads: [batch, steps, width] × [width, heads · headSize] → [batch, heads, headSize, steps].
- * `constant`: the hidden states need no gradient.
+ * Hidden states to heads: pieces [batch, steps, width], side by side, × [width, heads · headSize] →
+ * [batch, heads, headSize, all steps]. One product for all pieces; gradients only where one is wanted.
  */
-export function projectToHeads(hidden: Tensor3D, weight: Tensor2D, heads: number, constant = false): Tensor {
-  const [batch, steps] = hidden.shape
+export function projectToHeads(pieces: readonly Piece[], weight: Tensor2D, heads: number): Tensor {
+  const [batch] = pieces[0]!.hidden.shape
   const size = weight.shape[1]
-  const flags = { transposeA: true, transposeB: true, ...(constant && { constant: 'b' as const }) }
-  const projected = matMul(reshape(weight, [1, ...weight.shape]), hidden, flags)
+  const steps = pieces.reduce((sum, { hidden }) => sum + hidden.shape[1], 0)
+  let start = 0
+  const learning: { hidden: Tensor3D; from: number }[] = []
+  for (const { hidden, constant } of pieces) {
+    if (!constant) learning.push({ hidden, from: start })
+    start += hidden.shape[1]
+  }
+  const projected = differentiable(
+    [weight, ...learning.map(({ hidden }) => hidden)],
+    (save) => {
+      const all =
+        pieces.length === 1
+          ? pieces[0]!.hidden
+          : concat(
+              pieces.map(({ hidden }) => hidden),
+              1,
+            )
+      save([all, weight])
+      return product(reshape(weight, [1, ...weight.shape]), all, true, true)
+    },
+    (dy, saved) => {
+      const [all, weight] = saved as [Tensor3D, Tensor2D]
+      const transposed = reshape(weight, [1, ...weight.shape])
+      const pieceGradient = ({ hidden, from }: (typeof learning)[number]) => {
+        const count = hidden.shape[1]
+        const own = count === steps ? dy : slice(dy, [0, 0, from], [batch, size, count])
+        return product(own, transposed, true, true)
+      }
+      return [sum(product(all, dy, true, true), 0), ...learning.map(pieceGradient)]
+    },
+  )
   return reshape(projected, [batch, heads, size / heads, steps])
 }
 
