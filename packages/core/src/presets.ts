@@ -69,7 +69,7 @@ const table = {
       initialization: 'scaled',
       tiedOutput: true,
     },
-    training: { optimizer: 'adamw', learningRate: 1e-3, warmup: 100, schedule: 'cosine', clip: 1 },
+    training: { optimizer: 'adamw', learningRate: 1e-3, warmup: 100, schedule: 'constant', clip: 1 },
   },
   fair: {
     description:

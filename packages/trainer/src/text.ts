@@ -42,7 +42,7 @@ export interface TextData {
 export interface TextOptions {
   /** 'bytes' (default), 'characters' (from the training part), or a tokenizer that exists. */
   readonly tokenizer?: 'bytes' | 'characters' | Tokenizer
-  /** The part used for training, between 0 and 1: default 0.9. */
+  /** The part used for training: default 0.9. 0 makes all of the text validation, for a tokenizer that exists. */
   readonly trainFraction?: number
 }
 
@@ -52,8 +52,12 @@ const chunkBytes = 2 ** 16
 /** Splits a text into training and validation parts. Characters are looked at once, to count them. */
 export async function openBytes(source: ByteSource, options: TextOptions = {}): Promise<TextData> {
   const { tokenizer = 'bytes', trainFraction = 0.9 } = options
-  if (!(trainFraction > 0 && trainFraction < 1))
-    throw new DataError(`trainFraction must be between 0 and 1, not ${trainFraction}`, { trainFraction })
+  if (!(trainFraction >= 0 && trainFraction < 1))
+    throw new DataError(`trainFraction must be at least 0 and less than 1, not ${trainFraction}`, { trainFraction })
+  if (trainFraction === 0 && tokenizer === 'characters')
+    throw new DataError('with trainFraction 0 there is no text to take characters from: give the tokenizer itself', {
+      trainFraction,
+    })
   if (source.length === 0)
     throw new DataError('the text is empty: give a text of some thousand bytes', { bytes: 0 })
   const cut = await characterStart(source, Math.floor(source.length * trainFraction))

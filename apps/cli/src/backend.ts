@@ -1,0 +1,12 @@
+/** Starts the backend that was asked for. */
+import { existsSync } from 'node:fs'
+import { type BackendInfo, type BackendOptions, type BackendRequest, useBackend } from '@lethe/backends'
+
+/** The software Vulkan driver of Debian's chromium: lets WebGPU run, slowly, where there is no GPU. */
+const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
+
+/** @throws BackendError with the command that helps */
+export function startBackend(name: string | undefined, options: BackendOptions = {}): Promise<BackendInfo> {
+  const software = name === 'webgpu' && existsSync(softwareVulkan) ? { softwareVulkan } : {}
+  return useBackend((name ?? 'auto') as BackendRequest, { ...software, ...options })
+}

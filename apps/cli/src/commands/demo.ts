@@ -1,0 +1,93 @@
+/** lethe demo: trains a small model on a text that every installation has, evaluates it and shows what it writes. */
+import { mkdtemp, readdir } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { generate } from '@lethe/trainer'
+import { openText, RunFolder } from '@lethe/trainer/node'
+import { startBackend } from '../backend'
+import type { CommandLine } from '../options'
+import { bytes, colours, count, duration, program, relativePath, shellQuoted } from '../output'
+import { runTraining } from '../session'
+import { decoderOf, type Settings, settingsOf } from '../settings'
+import { samplingOf } from './generate'
+
+/** Sizes with which two cores are done in a few minutes. */
+export const demoDefaults: Partial<Settings> = {
+  layers: 2,
+  width: 128,
+  heads: 4,
+  'feed-forward': 256,
+  span: 128,
+  steps: 600,
+  batch: 8,
+  block: 64,
+  'learning-rate': 2e-3,
+  warmup: 50,
+  schedule: 'cosine',
+  'eval-every': 300,
+  'checkpoint-every': 300,
+}
+
+export async function demoCommand({ given }: CommandLine): Promise<number> {
+  const began = performance.now()
+  const json = given.json ?? false
+  const paint = colours(process.stdout)
+  const print = (text: string) => {
+    if (!json) console.log(text)
+  }
+  const settings = settingsOf(given, demoDefaults)
+  const chosen = given.data?.length ? given.data.map((path) => resolve(path)) : undefined
+  const files = chosen ?? (await installedText())
+  const data = await openText(files, { tokenizer: settings.tokenizer })
+  const backend = await startBackend(given.backend)
+  print(
+    chosen
+      ? `text: ${data.files.length === 1 ? relativePath(data.files[0]!) : `${data.files.length} files`}, ${bytes(data.bytes)}`
+      : `text: ${data.files.length} TypeScript declaration files of the installed @tensorflow/tfjs-core, ${bytes(data.bytes)} (your own: --data FILE)`,
+  )
+  print(`backend: ${backend.name} (${backend.device})`)
+  print(
+    `model: ${settings.preset} decoder, ${settings.layers} layers of width ${settings.width}, ${settings.method} remembers ${count(settings.span)} steps`,
+  )
+  const decoder = decoderOf(settings, data.tokenizer.vocabulary)
+  const out = given.out ?? (await mkdtemp(join(tmpdir(), 'lethe-demo-')))
+  const run = await RunFolder.create(out, { ...settings, data: files }, { keep: settings.keep })
+  const { finished, last } = await runTraining({ settings, decoder, data, run, json })
+  if (!finished) return 130
+
+  const tokens = given.tokens ?? 300
+  const prompt = given.prompt ?? (chosen ? '\n' : '/**\n * ')
+  print(`\na sample of ${tokens} tokens:`)
+  if (!json) process.stdout.write(paint.dim(prompt))
+  let text = ''
+  const sample = generate({
+    decoder,
+    tokenizer: data.tokenizer,
+    prompt,
+    ...samplingOf(given),
+    tokens,
+    seed: settings.seed,
+  })
+  for await (const part of sample) {
+    text += part.text
+    if (!json) process.stdout.write(part.text)
+  }
+  const seconds = (performance.now() - began) / 1000
+  const folder = shellQuoted(relativePath(resolve(out)))
+  if (json) console.log(JSON.stringify({ type: 'demo', out, validation: last, prompt, text, seconds }))
+  print(
+    `\n\ndone in ${duration(seconds)}; more text: ${program()} generate ${folder} --prompt "export " --temperature 0.5`,
+  )
+  decoder.dispose()
+  return 0
+}
+
+/** The declaration files of tfjs-core, which comes with every installation: real text of some 600 kB. */
+async function installedText(): Promise<string[]> {
+  const require = createRequire(import.meta.url)
+  const folder = join(dirname(require.resolve('@tensorflow/tfjs-core/package.json')), 'dist')
+  const names = await readdir(folder, { recursive: true })
+  const texts = names.filter((name) => name.endsWith('.d.ts') && !/(_test|test_util\w*)\.d\.ts$/.test(name))
+  return texts.sort().map((name) => join(folder, name))
+}

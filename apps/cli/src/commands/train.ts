@@ -1,0 +1,69 @@
+/** lethe train: trains a model, or goes on with a run. */
+import { resolve } from 'node:path'
+import { openText, RunFolder, readRun } from '@lethe/trainer/node'
+import { startBackend } from '../backend'
+import { UsageError } from '../errors'
+import { type CommandLine, type Given, parseConfig } from '../options'
+import { runTraining } from '../session'
+import { decoderOf, settingsOf } from '../settings'
+
+/** Options that may differ when a run goes on; the others are part of what it is. */
+const free = [
+  'steps',
+  'backend',
+  'eval-every',
+  'checkpoint-every',
+  'keep',
+  'json',
+  'resume',
+  'config',
+  'help',
+]
+
+export async function trainCommand({ given }: CommandLine): Promise<number> {
+  const resumed = given.resume === undefined ? undefined : await configOfRun(given.resume, given)
+  const options: Given = resumed ? { ...resumed, ...given } : given
+  if (!options.data?.length) throw new UsageError('lethe train needs a text: --data PATH')
+  const out = given.resume ?? given.out
+  if (out === undefined) throw new UsageError('lethe train needs a folder for the run: --out FOLDER')
+
+  const settings = settingsOf(options)
+  const files = options.data.map((path) => resolve(path))
+  const data = await openText(files, { tokenizer: settings.tokenizer })
+  await startBackend(options.backend)
+  const decoder = decoderOf(settings, data.tokenizer.vocabulary)
+  const config = { ...settings, data: files }
+  const { run, checkpoint } = given.resume
+    ? await RunFolder.resume(given.resume, { keep: settings.keep })
+    : { run: await RunFolder.create(out, config, { keep: settings.keep }), checkpoint: undefined }
+  const { finished } = await runTraining({
+    settings,
+    decoder,
+    data,
+    run,
+    checkpoint,
+    json: given.json ?? false,
+  })
+  return finished ? 0 : 130
+}
+
+/** The options that a run was started with. @throws UsageError where the command line contradicts them */
+async function configOfRun(path: string, given: Given): Promise<Given> {
+  if (given.out !== undefined)
+    throw new UsageError('--resume goes on in the folder of the run: leave out --out')
+  const { config, root } = await readRun(path)
+  const saved = parseConfig(config, 'train', `${root}/config.json`)
+  for (const [name, value] of Object.entries(given)) {
+    if (free.includes(name)) continue
+    const before = saved[name as keyof Given]
+    const same =
+      name === 'data'
+        ? JSON.stringify((value as string[]).map((file) => resolve(file))) === JSON.stringify(before)
+        : JSON.stringify(value) === JSON.stringify(before)
+    if (!same)
+      throw new UsageError(
+        `the run in ${path} has --${name} ${before ?? '(none)'}, not ${value}: leave the option out, or start another run with --out`,
+      )
+  }
+  return saved
+}

@@ -1,0 +1,128 @@
+/** --help, made from the table of options. */
+import { type CommandName, commandNames, optionsOf, placeholder } from './options'
+
+export interface CommandHelp {
+  readonly summary: string
+  readonly usage: string
+  readonly details?: string
+  readonly examples: readonly (readonly [command: string, what: string])[]
+}
+
+export const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
+  train: {
+    summary: 'train a model on text',
+    usage: 'lethe train --data PATH --out FOLDER [options]\n       lethe train --resume FOLDER [--steps N]',
+    details:
+      'The first 90 % of the text are for training, the last 10 % for validation. The folder gets config.json,\n' +
+      'metrics.jsonl (a line per step and evaluation) and checkpoints/. Ctrl-C saves a checkpoint and says how to go on.',
+    examples: [
+      ['lethe train --data book.txt --out runs/book', 'defaults: modern preset, 4 layers, width 128'],
+      [
+        'lethe train --data texts/ --out runs/a --method fixed-span --span 512 --block 128',
+        'a folder of texts',
+      ],
+      ['lethe train --resume runs/book --steps 5000', 'go on, for longer'],
+      ['lethe train --config runs/a/config.json --seed 1 --out runs/b', 'the same with another seed'],
+    ],
+  },
+  eval: {
+    summary: 'bits per byte of a trained model',
+    usage: 'lethe eval FOLDER [--data PATH] [options]',
+    details:
+      'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Without --data it is evaluated on the\n' +
+      'validation part of its own text, with --data on the whole of another one. Memory is carried from block to block.',
+    examples: [
+      ['lethe eval runs/book', 'validation part of the run’s own text'],
+      ['lethe eval runs/book --data other.txt --json', 'another text, as JSON'],
+    ],
+  },
+  generate: {
+    summary: 'text from a trained model',
+    usage: 'lethe generate FOLDER [--prompt TEXT] [options]',
+    details:
+      'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. The same seed gives the same text.',
+    examples: [
+      ['lethe generate runs/book --prompt "It was" --tokens 500', ''],
+      ['lethe generate runs/book --temperature 0.7 --top-p 0.9 --seed 3', ''],
+    ],
+  },
+  bench: {
+    summary: 'measure training steps or decoding',
+    usage: 'lethe bench train [options]\n       lethe bench decode [--contexts N,N,…] [options]',
+    details:
+      'train: whole steps (forward, backward, clipping, Adam, reading the loss) on random bytes, with a full memory;\n' +
+      'median and least of --steps steps after two to warm up. peak_tensor_bytes is the most that tfjs had allocated\n' +
+      'after any kernel of one further step, backward pass included; peak_rss_bytes is the process’s, as the system saw it.\n' +
+      'decode: milliseconds per token and bytes of memory after so many tokens were read.',
+    examples: [
+      [
+        'lethe bench train --preset fair --method fixed-span --layers 4 --width 256 --heads 4 --feed-forward 1024 --block 128 --span 512 --batch 8 --steps 8 --backend wasm --json',
+        '',
+      ],
+      ['lethe bench train --backend wasm --stock', 'against tfjs’s own wasm backend'],
+      ['lethe bench decode --contexts 1024,8192,65536 --json', ''],
+    ],
+  },
+  doctor: {
+    summary: 'what this machine can compute with, and how to mend what is missing',
+    usage: 'lethe doctor [--backend NAME] [--json]',
+    examples: [['lethe doctor', '']],
+  },
+  demo: {
+    summary: 'train a small model on a text that is already installed, and show what it writes',
+    usage: 'lethe demo [--data PATH] [options]',
+    examples: [
+      ['lethe demo', 'about two minutes'],
+      ['lethe demo --data my.txt --steps 1000', 'your own text'],
+    ],
+  },
+}
+
+/** `lethe --help`. */
+export function generalHelp(): string {
+  const width = Math.max(...commandNames.map((name) => name.length))
+  return [
+    'Lethe: sequence models that learn what to forget.',
+    '',
+    'Usage: lethe COMMAND [options]',
+    '',
+    'Commands:',
+    ...commandNames.map((name) => `  ${name.padEnd(width)}  ${commandHelp[name].summary}`),
+    '',
+    'Examples:',
+    '  lethe demo',
+    '  lethe train --data book.txt --out runs/book',
+    '  lethe generate runs/book --prompt "It was"',
+    '',
+    'lethe COMMAND --help tells more. Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.',
+    '',
+  ].join('\n')
+}
+
+/** `lethe COMMAND --help`. `defaults`: where a command's differ from the table's. */
+export function helpOf(command: CommandName, defaults: Readonly<Record<string, unknown>> = {}): string {
+  const { summary, usage, details, examples } = commandHelp[command]
+  const lines = [`lethe ${command}: ${summary}`, '', `Usage: ${usage}`]
+  if (details) lines.push('', details)
+  const options = optionsOf(command).filter(([, { hidden }]) => !hidden)
+  const left = new Map(
+    options.map(([name, option]) => [name, `  --${name} ${placeholder(option)}`.trimEnd()]),
+  )
+  const width = Math.min(30, Math.max(...[...left.values()].map((text) => text.length)))
+  for (const group of new Set(options.map(([, option]) => option.group))) {
+    lines.push('', `${group}:`)
+    for (const [name, option] of options) {
+      if (option.group !== group) continue
+      const value = defaults[name] ?? option.default
+      const many =
+        option.kind === 'choice' && option.choices.length > 4 ? `: ${option.choices.join(', ')}` : ''
+      const text = `${option.help}${many}${value === undefined ? '' : ` (${value})`}`
+      const start = left.get(name)!
+      if (start.length > width) lines.push(start, `${' '.repeat(width)}  ${text}`)
+      else lines.push(`${start.padEnd(width)}  ${text}`)
+    }
+  }
+  lines.push('', 'Examples:')
+  for (const [example, what] of examples) lines.push(what ? `  ${example}    # ${what}` : `  ${example}`)
+  return `${lines.join('\n')}\n`
+}

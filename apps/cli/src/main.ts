@@ -1,0 +1,75 @@
+#!/usr/bin/env node
+/** lethe: reads the command line, runs one command, turns errors into one line and an exit code. */
+import { BackendError, disposeBackend } from '@lethe/backends'
+import { LetheError } from '@lethe/core'
+import { benchCommand, benchDefaults } from './commands/bench'
+import { demoCommand, demoDefaults } from './commands/demo'
+import { doctorCommand } from './commands/doctor'
+import { evalCommand } from './commands/eval'
+import { generateCommand } from './commands/generate'
+import { trainCommand } from './commands/train'
+import { UsageError } from './errors'
+import { generalHelp, helpOf } from './help'
+import { type CommandLine, type CommandName, commandNames, parseCommandLine, suggestion } from './options'
+
+const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<number>>> = {
+  train: trainCommand,
+  eval: evalCommand,
+  generate: generateCommand,
+  bench: benchCommand,
+  doctor: doctorCommand,
+  demo: demoCommand,
+}
+
+const defaults: Readonly<Partial<Record<CommandName, Readonly<Record<string, unknown>>>>> = {
+  bench: benchDefaults,
+  demo: demoDefaults,
+}
+
+/** Commands that take something beside options. */
+const withPositionals: readonly CommandName[] = ['eval', 'generate', 'bench']
+
+async function main(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    process.stdout.write(generalHelp())
+    return name === undefined ? 2 : 0
+  }
+  if (!(commandNames as readonly string[]).includes(name))
+    throw new UsageError(
+      `unknown command "${name}"${suggestion(name, commandNames, 'lethe ')}; see lethe --help`,
+    )
+  const command = name as CommandName
+  const line = parseCommandLine(command, rest)
+  if (line.given.help) {
+    process.stdout.write(helpOf(command, defaults[command]))
+    return 0
+  }
+  if (line.positionals.length > 0 && !withPositionals.includes(command))
+    throw new UsageError(
+      `lethe ${command} takes options only, not "${line.positionals[0]}"; see lethe ${command} --help`,
+    )
+  try {
+    return await commands[command](line)
+  } finally {
+    await disposeBackend()
+  }
+}
+
+/** A reader that went away (`lethe generate … | head`) is no failure. */
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  const expected =
+    error instanceof UsageError || LetheError.isInstance(error) || BackendError.isInstance(error)
+  const text = error instanceof Error ? error.message : String(error)
+  process.stderr.write(
+    `lethe: ${expected ? text : `unexpected failure: ${(error as Error).stack ?? text}`}\n`,
+  )
+  process.exitCode = error instanceof UsageError ? 2 : 1
+}

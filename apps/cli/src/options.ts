@@ -1,0 +1,435 @@
+/**
+ * Every option, once: this table drives parsing, --help, --config files and the checks of values.
+ */
+import { readFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { backendRequests } from '@lethe/backends'
+import { presets } from '@lethe/core'
+import { optimizerNames, scheduleNames } from '@lethe/trainer'
+import { UsageError } from './errors'
+import { methods } from './methods'
+
+export const commandNames = ['train', 'eval', 'generate', 'bench', 'doctor', 'demo'] as const
+export type CommandName = (typeof commandNames)[number]
+
+type Kind =
+  | { readonly kind: 'flag' }
+  | { readonly kind: 'text'; readonly placeholder: string; readonly many?: boolean }
+  | { readonly kind: 'choice'; readonly choices: readonly string[] }
+  | { readonly kind: 'whole'; readonly least: number }
+  | {
+      readonly kind: 'number'
+      readonly least: number
+      readonly more?: boolean
+      readonly below?: number
+      readonly most?: number
+    }
+  | { readonly kind: 'wholes'; readonly least: number }
+
+export type Option = Kind & {
+  readonly help: string
+  readonly group: string
+  readonly commands: readonly CommandName[]
+  readonly default?: string | number
+  /** Not shown in --help: for Lethe's own child processes. */
+  readonly hidden?: boolean
+}
+
+const trains = ['train', 'demo'] as const
+const builds = ['train', 'demo', 'bench'] as const
+const model = { group: 'Model', commands: builds } as const
+const training = { group: 'Training', commands: trains } as const
+const sampling = { group: 'Text', commands: ['generate', 'demo'] } as const
+
+const table = {
+  preset: {
+    ...model,
+    kind: 'choice',
+    choices: Object.keys(presets),
+    default: 'modern',
+    help: 'architecture, and sizes where it is a published one',
+  },
+  method: {
+    ...model,
+    kind: 'choice',
+    choices: Object.keys(methods),
+    default: 'fixed-span',
+    help: 'what is remembered',
+  },
+  layers: { ...model, kind: 'whole', least: 1, default: 4, help: 'number of layers' },
+  width: { ...model, kind: 'whole', least: 1, default: 128, help: 'size of the hidden state' },
+  heads: { ...model, kind: 'whole', least: 1, default: 4, help: 'attention heads' },
+  'feed-forward': {
+    ...model,
+    kind: 'whole',
+    least: 0,
+    help: 'inner width of the feed-forward part (default: 4 x width)',
+  },
+  span: { ...model, kind: 'whole', least: 1, default: 256, help: 'steps that are remembered at most' },
+  dropout: { ...model, kind: 'number', least: 0, below: 1, default: 0, help: 'dropout rate' },
+
+  data: {
+    ...training,
+    commands: ['train', 'demo', 'eval'],
+    kind: 'text',
+    placeholder: 'PATH',
+    many: true,
+    help: 'text file or folder; may be given several times',
+  },
+  tokenizer: {
+    ...training,
+    kind: 'choice',
+    choices: ['bytes', 'characters'],
+    default: 'bytes',
+    help: 'what a token is',
+  },
+  out: { ...training, kind: 'text', placeholder: 'FOLDER', help: 'new folder for checkpoints and metrics' },
+  resume: {
+    ...training,
+    commands: ['train'],
+    kind: 'text',
+    placeholder: 'FOLDER',
+    help: 'go on with the run in this folder, or from one of its checkpoints',
+  },
+  steps: { ...training, commands: builds, kind: 'whole', least: 1, default: 1000, help: 'updates in all' },
+  batch: {
+    ...training,
+    commands: builds,
+    kind: 'whole',
+    least: 1,
+    default: 16,
+    help: 'streams read side by side',
+  },
+  block: {
+    ...training,
+    commands: [...builds, 'eval', 'generate'],
+    kind: 'whole',
+    least: 1,
+    default: 64,
+    help: 'tokens of each stream read at a time',
+  },
+  optimizer: { ...training, kind: 'choice', choices: optimizerNames, default: 'adam', help: 'update rule' },
+  'learning-rate': {
+    ...training,
+    kind: 'number',
+    least: 0,
+    more: true,
+    default: 7e-4,
+    help: 'highest learning rate',
+  },
+  schedule: {
+    ...training,
+    kind: 'choice',
+    choices: scheduleNames,
+    default: 'constant',
+    help: 'what follows the warm-up',
+  },
+  warmup: { ...training, kind: 'whole', least: 0, default: 200, help: 'steps of linear warm-up' },
+  clip: {
+    ...training,
+    kind: 'number',
+    least: 0,
+    default: 0.3,
+    help: 'largest global gradient norm, 0 for no clipping',
+  },
+  'weight-decay': { ...training, kind: 'number', least: 0, default: 0, help: 'weight decay' },
+  momentum: { ...training, kind: 'number', least: 0, below: 1, default: 0, help: 'momentum of sgd' },
+  accumulate: { ...training, kind: 'whole', least: 1, default: 1, help: 'consecutive blocks per update' },
+  'eval-every': {
+    ...training,
+    kind: 'whole',
+    least: 0,
+    default: 500,
+    help: 'steps between evaluations, 0 for one at the end',
+  },
+  'valid-batch': {
+    ...training,
+    commands: ['train', 'demo', 'eval'],
+    kind: 'whole',
+    least: 1,
+    default: 8,
+    help: 'streams of an evaluation',
+  },
+  'checkpoint-every': {
+    ...training,
+    kind: 'whole',
+    least: 0,
+    default: 500,
+    help: 'steps between checkpoints, 0 for one at the end',
+  },
+  keep: { ...training, kind: 'whole', least: 1, default: 3, help: 'checkpoints that are kept' },
+
+  prompt: {
+    ...sampling,
+    kind: 'text',
+    placeholder: 'TEXT',
+    help: 'text to go on from (default: a line break)',
+  },
+  tokens: {
+    ...sampling,
+    commands: ['generate', 'demo', 'bench'],
+    kind: 'whole',
+    least: 1,
+    default: 400,
+    help: 'tokens to generate',
+  },
+  temperature: {
+    ...sampling,
+    kind: 'number',
+    least: 0,
+    default: 0.8,
+    help: 'divides the logits; 0 takes the likeliest token',
+  },
+  'top-k': {
+    ...sampling,
+    kind: 'whole',
+    least: 0,
+    default: 0,
+    help: 'only the k likeliest tokens, 0 for all',
+  },
+  'top-p': {
+    ...sampling,
+    kind: 'number',
+    least: 0,
+    more: true,
+    most: 1,
+    default: 1,
+    help: 'only the likeliest tokens that together have this probability',
+  },
+
+  contexts: {
+    group: 'Measuring',
+    commands: ['bench'],
+    kind: 'wholes',
+    least: 1,
+    default: '1024,8192',
+    help: 'bench decode: tokens read before measuring',
+  },
+  stock: {
+    group: 'Measuring',
+    commands: ['bench'],
+    kind: 'flag',
+    help: 'bench train: also measure tfjs’s own wasm backend, in turns',
+  },
+  unpatched: {
+    group: 'Measuring',
+    commands: ['bench'],
+    kind: 'flag',
+    hidden: true,
+    help: 'measure tfjs’s own wasm backend',
+  },
+
+  seed: {
+    group: 'General',
+    commands: ['train', 'demo', 'generate', 'bench'],
+    kind: 'whole',
+    least: 0,
+    default: 0,
+    help: 'of first weights, dropout and sampling',
+  },
+  backend: {
+    group: 'General',
+    commands: commandNames,
+    kind: 'choice',
+    choices: backendRequests,
+    default: 'auto',
+    help: 'what computes',
+  },
+  config: {
+    group: 'General',
+    commands: ['train', 'demo', 'eval', 'generate', 'bench'],
+    kind: 'text',
+    placeholder: 'FILE.json',
+    help: 'options by these names; the command line wins',
+  },
+  json: { group: 'General', commands: commandNames, kind: 'flag', help: 'results as JSON' },
+  help: { group: 'General', commands: commandNames, kind: 'flag', help: 'this text' },
+} as const satisfies Record<string, Option>
+
+export type OptionName = keyof typeof table
+export const optionTable: Readonly<Record<OptionName, Option>> = table
+
+type ValueOf<O> = O extends { kind: 'flag' }
+  ? true
+  : O extends { many: true }
+    ? readonly string[]
+    : O extends { kind: 'whole' | 'number' }
+      ? number
+      : O extends { kind: 'wholes' }
+        ? readonly number[]
+        : string
+
+/** Values by option name; what was not given is missing. */
+export type Given = { -readonly [name in OptionName]?: ValueOf<(typeof table)[name]> }
+
+export const optionsOf = (command: CommandName): [OptionName, Option][] =>
+  (Object.entries(optionTable) as [OptionName, Option][]).filter(([, { commands }]) =>
+    commands.includes(command),
+  )
+
+export interface CommandLine {
+  readonly given: Given
+  readonly positionals: readonly string[]
+}
+
+/**
+ * Reads a command's arguments and its --config file.
+ * @throws UsageError naming the argument and the fix
+ */
+export function parseCommandLine(command: CommandName, args: readonly string[]): CommandLine {
+  const known = Object.fromEntries(optionsOf(command))
+  const { tokens } = parseArgs({
+    args: [...args],
+    strict: false,
+    allowPositionals: true,
+    tokens: true,
+    options: {
+      ...Object.fromEntries(
+        Object.entries(known).map(([name, { kind }]) => [
+          name,
+          { type: kind === 'flag' ? 'boolean' : 'string' } as const,
+        ]),
+      ),
+      help: { type: 'boolean', short: 'h' },
+    },
+  })
+  const texts = new Map<string, string[]>()
+  const positionals: string[] = []
+  for (const token of tokens ?? []) {
+    if (token.kind === 'positional') positionals.push(token.value)
+    if (token.kind !== 'option') continue
+    const { name, rawName, value } = token
+    const option = known[name]
+    if (!option || rawName !== (rawName.startsWith('--') ? `--${name}` : '-h'))
+      throw new UsageError(
+        `unknown option ${rawName} for lethe ${command}${suggestion(name, Object.keys(known))}`,
+      )
+    if (option.kind === 'flag') {
+      if (value !== undefined) throw new UsageError(`--${name} takes no value, so leave out "${value}"`)
+      texts.set(name, ['true'])
+      continue
+    }
+    if (value === undefined || value === '' || value.startsWith('--'))
+      throw new UsageError(`--${name} needs a value: --${name} ${placeholder(option)}`)
+    texts.set(name, [...(texts.get(name) ?? []), value])
+  }
+  const given: Record<string, unknown> = {}
+  const file = texts.get('config')?.at(-1)
+  if (file !== undefined) Object.assign(given, readConfig(file, command))
+  for (const [name, values] of texts) given[name] = parseValue(name as OptionName, values, `--${name}`)
+  return { given: given as Given, positionals }
+}
+
+/** Options from a JSON file: an object with options' names, without dashes in front. */
+function readConfig(path: string, command: CommandName): Given {
+  let content: unknown
+  try {
+    content = JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new UsageError(
+      `cannot read --config ${path}: ${code === 'ENOENT' ? 'there is no such file' : message}`,
+    )
+  }
+  return parseConfig(content, command, path)
+}
+
+/** Checks options that come as JSON. Those of other commands are left out, so that one file can serve several. */
+export function parseConfig(content: unknown, command: CommandName, path: string): Given {
+  if (typeof content !== 'object' || content === null || Array.isArray(content))
+    throw new UsageError(`${path} must hold a JSON object such as {"layers": 4}`)
+  const given: Record<string, unknown> = {}
+  for (const [name, value] of Object.entries(content)) {
+    const option = (optionTable as Record<string, Option>)[name]
+    if (!option || name === 'config')
+      throw new UsageError(`unknown option "${name}" in ${path}${suggestion(name, Object.keys(optionTable))}`)
+    if (!option.commands.includes(command) || value === null || value === false) continue
+    given[name] = parseValue(name as OptionName, [value].flat().map(String), `"${name}" in ${path}`)
+  }
+  return given as Given
+}
+
+function parseValue(name: OptionName, texts: readonly string[], where: string): unknown {
+  const option = optionTable[name]
+  const text = texts.at(-1)!
+  const refuse = (range: string) => {
+    throw new UsageError(`${where} must be ${range}, not "${text}"`)
+  }
+  switch (option.kind) {
+    case 'flag':
+      return true
+    case 'text':
+      return option.many ? texts : text
+    case 'choice':
+      if (!option.choices.includes(text))
+        throw new UsageError(
+          `${where} must be one of ${option.choices.join(', ')}, not "${text}"${suggestion(text, option.choices, '')}`,
+        )
+      return text
+    case 'whole': {
+      const value = Number(text)
+      if (!Number.isSafeInteger(value) || value < option.least)
+        refuse(`a whole number${option.least > 0 ? ` of at least ${option.least}` : ', 0 or more'}`)
+      return value
+    }
+    case 'wholes': {
+      const values = text.split(',').map(Number)
+      if (!values.every((value) => Number.isSafeInteger(value) && value >= option.least))
+        refuse('whole numbers with commas between them, such as 1024,8192')
+      return values
+    }
+    case 'number': {
+      const value = Number(text)
+      const { least, more, below = Number.POSITIVE_INFINITY, most = Number.POSITIVE_INFINITY } = option
+      const inside = (more ? value > least : value >= least) && value < below && value <= most
+      if (text.trim() === '' || !Number.isFinite(value) || !inside)
+        refuse(
+          `a number ${more ? `more than ${least}` : `from ${least}`}` +
+            (Number.isFinite(below)
+              ? ` to less than ${below}`
+              : Number.isFinite(most)
+                ? ` to ${most}`
+                : ' up'),
+        )
+      return value
+    }
+  }
+}
+
+/** What stands for the value in help texts. */
+export function placeholder(option: Option): string {
+  switch (option.kind) {
+    case 'flag':
+      return ''
+    case 'text':
+      return option.placeholder
+    case 'choice':
+      return option.choices.length <= 4 ? option.choices.join('|') : 'NAME'
+    case 'wholes':
+      return 'N,N,…'
+    default:
+      return 'N'
+  }
+}
+
+/** ', did you mean …?' where something is near enough. */
+export function suggestion(word: string, candidates: readonly string[], dashes = '--'): string {
+  let best: string | undefined
+  let least = Math.max(2, Math.floor(word.length / 3)) + 1
+  for (const candidate of candidates) {
+    const distance = candidate.startsWith(word) && word.length > 2 ? 1 : editDistance(word, candidate)
+    if (distance < least) [best, least] = [candidate, distance]
+  }
+  return best === undefined ? '' : `; did you mean ${dashes}${best}?`
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++)
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)))
+    row = next
+  }
+  return row[b.length]!
+}

@@ -1,0 +1,119 @@
+/** A training run as the command line shows it: progress, Ctrl-C, checkpoints, what to do next. */
+import { resolve } from 'node:path'
+import type { Decoder } from '@lethe/core'
+import type { EvalEvent, StepEvent, TextData } from '@lethe/trainer'
+import { type Checkpoint, train } from '@lethe/trainer'
+import type { RunFolder } from '@lethe/trainer/node'
+import { bytes, colours, count, duration, program, relativePath, StatusLine, shellQuoted } from './output'
+import type { Settings } from './settings'
+
+export interface Session {
+  readonly settings: Settings
+  readonly decoder: Decoder
+  readonly data: TextData
+  readonly run: RunFolder
+  readonly checkpoint?: Checkpoint | undefined
+  readonly json: boolean
+}
+
+/** Trains, and returns whether it got to the end (false: interrupted) and the last evaluation. */
+export async function runTraining(
+  session: Session,
+): Promise<{ finished: boolean; last: EvalEvent | undefined }> {
+  const { settings, decoder, data, run, checkpoint, json } = session
+  const status = new StatusLine(process.stdout)
+  const paint = colours(process.stdout)
+  const print = (...lines: string[]) => {
+    if (!json) status.print(...lines)
+  }
+  const interruption = new AbortController()
+  const interrupt = () => {
+    if (interruption.signal.aborted) process.exit(130)
+    interruption.abort()
+    if (!json) status.print('stopping after this step; Ctrl-C again to end at once')
+  }
+  process.on('SIGINT', interrupt)
+  process.on('SIGTERM', interrupt)
+
+  let saved = checkpoint?.path
+  let last: EvalEvent | undefined
+  let finished = true
+  try {
+    const events = train({
+      decoder,
+      train: data.train,
+      validation: data.validation,
+      tokenizer: data.tokenizer,
+      steps: settings.steps,
+      batch: settings.batch,
+      block: settings.block,
+      optimizer: settings.optimizer,
+      learningRate: settings['learning-rate'],
+      schedule: settings.schedule,
+      warmup: settings.warmup,
+      clip: settings.clip,
+      weightDecay: settings['weight-decay'],
+      momentum: settings.momentum,
+      accumulate: settings.accumulate,
+      evalEvery: settings['eval-every'],
+      validBatch: settings['valid-batch'],
+      checkpointEvery: settings['checkpoint-every'],
+      seed: settings.seed,
+      checkpoints: run.checkpoints,
+      resume: checkpoint,
+      signal: interruption.signal,
+    })
+    for await (const event of events) {
+      await run.record(event)
+      if (json && event.type !== 'evaluating') console.log(JSON.stringify(event))
+      if (json) {
+        if (event.type === 'eval') last = event
+        if (event.type === 'end') finished = event.reason === 'finished'
+        continue
+      }
+      if (event.type === 'start')
+        print(
+          `${count(event.parameters)} parameters, ${count(event.trainTokens)} tokens to train on, ${count(event.validationTokens)} to validate`,
+          ...(event.step > 0 ? [`going on after step ${event.step}`] : []),
+        )
+      else if (event.type === 'step')
+        status.update(() => stepLine(event, settings.steps, checkpoint?.step ?? 0))
+      else if (event.type === 'evaluating')
+        status.update(
+          () => `evaluating: ${Math.floor((100 * event.tokens) / event.of)} % of ${count(event.of)} tokens`,
+        )
+      else if (event.type === 'eval') {
+        last = event
+        print(
+          `step ${event.step}: validation ${paint.bold(event.bitsPerByte.toFixed(4))} bits per byte, perplexity ${event.perplexity.toFixed(2)} per token`,
+        )
+      } else if (event.type === 'checkpoint') saved = event.path
+      else if (event.type === 'end') finished = event.reason === 'finished'
+    }
+  } finally {
+    process.off('SIGINT', interrupt)
+    process.off('SIGTERM', interrupt)
+    if (!json) status.print()
+    await run.close()
+  }
+  if (saved) print(`checkpoint: ${relativePath(resolve(saved))}`)
+  print(`metrics: ${relativePath(resolve(run.metricsPath))}`)
+  if (!finished) {
+    const command = `${program()} train --resume ${shellQuoted(relativePath(resolve(run.path)))}`
+    if (json) console.log(JSON.stringify({ type: 'interrupted', resume: command }))
+    else print(`interrupted; go on with: ${command}`)
+  }
+  return { finished, last }
+}
+
+function stepLine(event: StepEvent, steps: number, before: number): string {
+  const perStep = event.seconds / Math.max(1, event.step - before)
+  return [
+    `step ${event.step}/${steps}`,
+    `${event.bitsPerByte.toFixed(3)} bits per byte`,
+    `${count(event.tokensPerSecond)} tokens/s`,
+    `${count(event.slots)} slots`,
+    `${bytes(event.memoryBytes)} of memory`,
+    `ETA ${duration(perStep * (steps - event.step))}`,
+  ].join(' · ')
+}

@@ -1,0 +1,89 @@
+/** What a run is made of: the command line over the preset over the defaults. */
+import { Decoder, type DecoderConfig, type Preset, presets } from '@lethe/core'
+import type { OptimizerName, ScheduleName } from '@lethe/trainer'
+import { methods } from './methods'
+import type { Given } from './options'
+
+/** Every option that decides how a run goes, with its value. Saved as config.json; readable by --config. */
+export interface Settings {
+  readonly preset: string
+  readonly method: string
+  readonly layers: number
+  readonly width: number
+  readonly heads: number
+  readonly 'feed-forward': number
+  readonly span: number
+  readonly dropout: number
+  readonly tokenizer: 'bytes' | 'characters'
+  readonly steps: number
+  readonly batch: number
+  readonly block: number
+  readonly optimizer: OptimizerName
+  readonly 'learning-rate': number
+  readonly schedule: ScheduleName
+  readonly warmup: number
+  readonly clip: number
+  readonly 'weight-decay': number
+  readonly momentum: number
+  readonly accumulate: number
+  readonly 'eval-every': number
+  readonly 'valid-batch': number
+  readonly 'checkpoint-every': number
+  readonly keep: number
+  readonly seed: number
+}
+
+/** Fills in what was not given: from the preset, then from `defaults`. */
+export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Settings {
+  const name = given.preset ?? defaults.preset ?? 'modern'
+  const preset = (presets as Readonly<Record<string, Preset>>)[name]!
+  const { decoder, training, span } = preset
+  const width = given.width ?? decoder.width ?? defaults.width ?? 128
+  return {
+    preset: name,
+    method: given.method ?? defaults.method ?? 'fixed-span',
+    layers: given.layers ?? decoder.layers ?? defaults.layers ?? 4,
+    width,
+    heads: given.heads ?? decoder.heads ?? defaults.heads ?? 4,
+    'feed-forward': given['feed-forward'] ?? decoder.feedForward ?? defaults['feed-forward'] ?? 4 * width,
+    span: given.span ?? span ?? defaults.span ?? 256,
+    dropout: given.dropout ?? decoder.dropout ?? defaults.dropout ?? 0,
+    tokenizer: (given.tokenizer ?? defaults.tokenizer ?? 'bytes') as Settings['tokenizer'],
+    steps: given.steps ?? defaults.steps ?? training.steps ?? 1000,
+    batch: given.batch ?? training.batch ?? defaults.batch ?? 16,
+    block: given.block ?? training.block ?? defaults.block ?? 64,
+    optimizer: (given.optimizer ?? training.optimizer ?? 'adam') as OptimizerName,
+    'learning-rate': given['learning-rate'] ?? defaults['learning-rate'] ?? training.learningRate ?? 7e-4,
+    schedule: (given.schedule ?? defaults.schedule ?? training.schedule ?? 'constant') as ScheduleName,
+    warmup: given.warmup ?? defaults.warmup ?? training.warmup ?? 200,
+    clip: given.clip ?? training.clip ?? 0.3,
+    'weight-decay': given['weight-decay'] ?? 0,
+    momentum: given.momentum ?? 0,
+    accumulate: given.accumulate ?? 1,
+    'eval-every': given['eval-every'] ?? defaults['eval-every'] ?? 500,
+    'valid-batch': given['valid-batch'] ?? 8,
+    'checkpoint-every': given['checkpoint-every'] ?? defaults['checkpoint-every'] ?? 500,
+    keep: given.keep ?? 3,
+    seed: given.seed ?? 0,
+  }
+}
+
+/** The decoder that the settings describe. @throws ConfigError where they do not fit together */
+export function decoderOf(settings: Settings, vocabulary: number): Decoder {
+  const preset = (presets as Readonly<Record<string, Preset>>)[settings.preset]!
+  const { headSize, ...style } = preset.decoder
+  // A published head size holds for the published width and heads only.
+  const asPublished = settings.width === style.width && settings.heads === style.heads
+  const config: DecoderConfig = {
+    ...style,
+    ...(headSize !== undefined && asPublished && { headSize }),
+    vocabulary,
+    layers: settings.layers,
+    width: settings.width,
+    heads: settings.heads,
+    feedForward: settings['feed-forward'],
+    dropout: settings.dropout,
+    method: methods[settings.method]!.create(settings),
+  }
+  return new Decoder(config, { seed: settings.seed })
+}
