@@ -110,8 +110,6 @@ beforeAll(() => {
       dependencies.set(name, real)
     }
   }
-  const cpu = '@tensorflow/tfjs-backend-cpu'
-  dependencies.set(cpu, realpathSync(join(root, 'node_modules', cpu)))
   for (const [name, real] of dependencies) {
     mkdirSync(dirname(join(program, 'node_modules', name)), { recursive: true })
     symlinkSync(real, join(program, 'node_modules', name), 'dir')
