@@ -28,8 +28,9 @@ export const nodePlatform: Platform = {
   order: ['tensorflow', 'webgpu', 'wasm', 'cpu'],
   wasmPaths: undefined, // tfjs itself looks beside its own file
 
-  async prepareGpu(options: BackendOptions) {
+  async prepareGpu(options: BackendOptions, hardwareOnly: boolean) {
     if ((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu) return
+    if (hardwareOnly) await expectGpu()
     await prepareVulkan(options)
     let dawn: Dawn
     try {
@@ -65,6 +66,15 @@ export const nodePlatform: Platform = {
     const helpers = util as { isNullOrUndefined?: (value: unknown) => boolean }
     helpers.isNullOrUndefined ??= (value) => value === null || value === undefined
   },
+}
+
+/** Linux shows every GPU as a device file; without one, looking on could only find software, with noise on stderr. */
+async function expectGpu(): Promise<void> {
+  if (process.platform !== 'linux') return
+  const { existsSync } = await import('node:fs')
+  const files = ['/dev/dri', '/dev/nvidiactl', '/dev/dxg']
+  if (!files.some((file) => existsSync(file)))
+    throw noAdapter(`This machine shows no GPU (none of ${files.join(', ')} is there).`, 'Install its driver')
 }
 
 /**

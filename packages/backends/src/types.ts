@@ -74,8 +74,8 @@ export interface Platform {
   readonly order: readonly BackendName[]
   /** Where the wasm files are if the caller does not say; undefined leaves it to tfjs. */
   readonly wasmPaths: WasmPaths | undefined
-  /** Makes `navigator.gpu` be there; throws a BackendError if it cannot. */
-  prepareGpu(options: BackendOptions): Promise<void>
+  /** Makes `navigator.gpu` be there; throws a BackendError if it cannot. `hardwareOnly`: nothing else is of use. */
+  prepareGpu(options: BackendOptions, hardwareOnly: boolean): Promise<void>
   /** Takes away again what prepareGpu put there, so that the process can end. */
   releaseGpu(): void
   /** What must be in place before tfjs-node is imported. */

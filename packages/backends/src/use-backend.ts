@@ -123,7 +123,7 @@ export function createBackends(platform: Platform): Backends {
     },
 
     async webgpu(options, hardwareOnly) {
-      await platform.prepareGpu(options)
+      await platform.prepareGpu(options, hardwareOnly)
       try {
         const adapter = await requestAdapter(options)
         const info = adapterInfo(adapter)

@@ -19,14 +19,14 @@ export const demoDefaults: Partial<Settings> = {
   heads: 4,
   'feed-forward': 256,
   span: 128,
-  steps: 600,
+  steps: 500,
   batch: 8,
   block: 64,
   'learning-rate': 2e-3,
   warmup: 50,
   schedule: 'cosine',
-  'eval-every': 300,
-  'checkpoint-every': 300,
+  'eval-every': 250,
+  'checkpoint-every': 250,
 }
 
 export async function demoCommand({ given }: CommandLine): Promise<number> {
