@@ -2,25 +2,55 @@
 import { resolve } from 'node:path'
 import type { Decoder } from '@lethe/core'
 import type { EvalEvent, StepEvent, TextData } from '@lethe/trainer'
-import { type Checkpoint, train } from '@lethe/trainer'
+import { type Checkpoint, type TrainOptions, train } from '@lethe/trainer'
 import type { RunFolder } from '@lethe/trainer/node'
 import { bytes, colours, count, duration, program, relativePath, StatusLine, shellQuoted } from './output'
 import type { Settings } from './settings'
 
 export interface Session {
-  readonly settings: Settings
-  readonly decoder: Decoder
-  readonly data: TextData
+  /** As `trainOptions` made them. */
+  readonly options: TrainOptions
   readonly run: RunFolder
-  readonly checkpoint?: Checkpoint | undefined
   readonly json: boolean
+}
+
+/** The trainer's options from the command line's. */
+export function trainOptions(
+  settings: Settings,
+  decoder: Decoder,
+  data: TextData,
+  resume?: Checkpoint | undefined,
+): TrainOptions {
+  return {
+    decoder,
+    train: data.train,
+    validation: data.validation,
+    tokenizer: data.tokenizer,
+    steps: settings.steps,
+    batch: settings.batch,
+    block: settings.block,
+    optimizer: settings.optimizer,
+    learningRate: settings['learning-rate'],
+    schedule: settings.schedule,
+    warmup: settings.warmup,
+    clip: settings.clip,
+    weightDecay: settings['weight-decay'],
+    momentum: settings.momentum,
+    accumulate: settings.accumulate,
+    evalEvery: settings['eval-every'],
+    validBatch: settings['valid-batch'],
+    checkpointEvery: settings['checkpoint-every'],
+    seed: settings.seed,
+    resume,
+  }
 }
 
 /** Trains, and returns whether it got to the end (false: interrupted) and the last evaluation. */
 export async function runTraining(
   session: Session,
 ): Promise<{ finished: boolean; last: EvalEvent | undefined }> {
-  const { settings, decoder, data, run, checkpoint, json } = session
+  const { options, run, json } = session
+  const before = options.resume?.step ?? 0
   const status = new StatusLine(process.stdout)
   const paint = colours(process.stdout)
   const print = (...lines: string[]) => {
@@ -35,34 +65,11 @@ export async function runTraining(
   process.on('SIGINT', interrupt)
   process.on('SIGTERM', interrupt)
 
-  let saved = checkpoint?.path
+  let saved = options.resume?.path
   let last: EvalEvent | undefined
   let finished = true
   try {
-    const events = train({
-      decoder,
-      train: data.train,
-      validation: data.validation,
-      tokenizer: data.tokenizer,
-      steps: settings.steps,
-      batch: settings.batch,
-      block: settings.block,
-      optimizer: settings.optimizer,
-      learningRate: settings['learning-rate'],
-      schedule: settings.schedule,
-      warmup: settings.warmup,
-      clip: settings.clip,
-      weightDecay: settings['weight-decay'],
-      momentum: settings.momentum,
-      accumulate: settings.accumulate,
-      evalEvery: settings['eval-every'],
-      validBatch: settings['valid-batch'],
-      checkpointEvery: settings['checkpoint-every'],
-      seed: settings.seed,
-      checkpoints: run.checkpoints,
-      resume: checkpoint,
-      signal: interruption.signal,
-    })
+    const events = train({ ...options, checkpoints: run.checkpoints, signal: interruption.signal })
     for await (const event of events) {
       await run.record(event)
       if (json && event.type !== 'evaluating') console.log(JSON.stringify(event))
@@ -76,8 +83,7 @@ export async function runTraining(
           `${count(event.parameters)} parameters, ${count(event.trainTokens)} tokens to train on, ${count(event.validationTokens)} to validate`,
           ...(event.step > 0 ? [`going on after step ${event.step}`] : []),
         )
-      else if (event.type === 'step')
-        status.update(() => stepLine(event, settings.steps, checkpoint?.step ?? 0))
+      else if (event.type === 'step') status.update(() => stepLine(event, options.steps, before))
       else if (event.type === 'evaluating')
         status.update(
           () => `evaluating: ${Math.floor((100 * event.tokens) / event.of)} % of ${count(event.of)} tokens`,

@@ -53,11 +53,16 @@ const chunkBytes = 2 ** 16
 export async function openBytes(source: ByteSource, options: TextOptions = {}): Promise<TextData> {
   const { tokenizer = 'bytes', trainFraction = 0.9 } = options
   if (!(trainFraction >= 0 && trainFraction < 1))
-    throw new DataError(`trainFraction must be at least 0 and less than 1, not ${trainFraction}`, { trainFraction })
-  if (trainFraction === 0 && tokenizer === 'characters')
-    throw new DataError('with trainFraction 0 there is no text to take characters from: give the tokenizer itself', {
+    throw new DataError(`trainFraction must be at least 0 and less than 1, not ${trainFraction}`, {
       trainFraction,
     })
+  if (trainFraction === 0 && tokenizer === 'characters')
+    throw new DataError(
+      'with trainFraction 0 there is no text to take characters from: give the tokenizer itself',
+      {
+        trainFraction,
+      },
+    )
   if (source.length === 0)
     throw new DataError('the text is empty: give a text of some thousand bytes', { bytes: 0 })
   const cut = await characterStart(source, Math.floor(source.length * trainFraction))

@@ -145,6 +145,17 @@ const defaults = {
 
 type Settings = TrainOptions & Required<Pick<TrainOptions, keyof typeof defaults>>
 
+/**
+ * Throws what `train` would throw before its first step, and changes nothing: for callers that want to know before
+ * they make a folder.
+ * @throws OptionError, DataError, CheckpointError
+ */
+export function checkTraining(options: TrainOptions): void {
+  const settings = check({ ...defaults, ...withoutUndefined(options) })
+  new Streams(settings.train, settings.batch, settings.block)
+  if (settings.resume) checkResume(settings, settings.resume)
+}
+
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, undefined> {
   const settings = check({ ...defaults, ...withoutUndefined(options) })
   const { decoder, validation, batch, block, steps, accumulate, signal, resume, checkpoints } = settings

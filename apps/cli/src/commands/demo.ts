@@ -3,12 +3,12 @@ import { mkdtemp, readdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { generate } from '@lethe/trainer'
+import { checkTraining, generate } from '@lethe/trainer'
 import { openText, RunFolder } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import type { CommandLine } from '../options'
 import { bytes, colours, count, duration, program, relativePath, shellQuoted } from '../output'
-import { runTraining } from '../session'
+import { runTraining, trainOptions } from '../session'
 import { decoderOf, type Settings, settingsOf } from '../settings'
 import { samplingOf } from './generate'
 
@@ -51,9 +51,11 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
     `model: ${settings.preset} decoder, ${settings.layers} layers of width ${settings.width}, ${settings.method} remembers ${count(settings.span)} steps`,
   )
   const decoder = decoderOf(settings, data.tokenizer.vocabulary)
+  const options = trainOptions(settings, decoder, data)
+  checkTraining(options)
   const out = given.out ?? (await mkdtemp(join(tmpdir(), 'lethe-demo-')))
   const run = await RunFolder.create(out, { ...settings, data: files }, { keep: settings.keep })
-  const { finished, last } = await runTraining({ settings, decoder, data, run, json })
+  const { finished, last } = await runTraining({ options, run, json })
   if (!finished) return 130
 
   const tokens = given.tokens ?? 300

@@ -1,10 +1,11 @@
 /** lethe train: trains a model, or goes on with a run. */
 import { resolve } from 'node:path'
+import { checkTraining } from '@lethe/trainer'
 import { openText, RunFolder, readRun } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import { UsageError } from '../errors'
 import { type CommandLine, type Given, parseConfig } from '../options'
-import { runTraining } from '../session'
+import { runTraining, trainOptions } from '../session'
 import { decoderOf, settingsOf } from '../settings'
 
 /** Options that may differ when a run goes on; the others are part of what it is. */
@@ -21,8 +22,8 @@ const free = [
 ]
 
 export async function trainCommand({ given }: CommandLine): Promise<number> {
-  const resumed = given.resume === undefined ? undefined : await configOfRun(given.resume, given)
-  const options: Given = resumed ? { ...resumed, ...given } : given
+  const resumed = given.resume === undefined ? undefined : await readResumed(given.resume, given)
+  const options: Given = { ...resumed?.options, ...given }
   if (!options.data?.length) throw new UsageError('lethe train needs a text: --data PATH')
   const out = given.resume ?? given.out
   if (out === undefined) throw new UsageError('lethe train needs a folder for the run: --out FOLDER')
@@ -32,26 +33,24 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   const data = await openText(files, { tokenizer: settings.tokenizer })
   await startBackend(options.backend)
   const decoder = decoderOf(settings, data.tokenizer.vocabulary)
-  const config = { ...settings, data: files }
-  const { run, checkpoint } = given.resume
-    ? await RunFolder.resume(given.resume, { keep: settings.keep })
-    : { run: await RunFolder.create(out, config, { keep: settings.keep }), checkpoint: undefined }
-  const { finished } = await runTraining({
-    settings,
-    decoder,
-    data,
-    run,
-    checkpoint,
-    json: given.json ?? false,
-  })
+  const training = trainOptions(settings, decoder, data, resumed?.checkpoint)
+  checkTraining(training)
+
+  // Only now is anything written.
+  const { keep } = settings
+  const config = { ...settings, data: files, ...(options.backend && { backend: options.backend }) }
+  const run = resumed
+    ? (await RunFolder.resume(out, { keep })).run
+    : await RunFolder.create(out, config, { keep })
+  const { finished } = await runTraining({ options: training, run, json: given.json ?? false })
   return finished ? 0 : 130
 }
 
-/** The options that a run was started with. @throws UsageError where the command line contradicts them */
-async function configOfRun(path: string, given: Given): Promise<Given> {
+/** A run's options and newest checkpoint. @throws UsageError where the command line contradicts the options */
+async function readResumed(path: string, given: Given) {
   if (given.out !== undefined)
     throw new UsageError('--resume goes on in the folder of the run: leave out --out')
-  const { config, root } = await readRun(path)
+  const { config, root, checkpoint } = await readRun(path)
   const saved = parseConfig(config, 'train', `${root}/config.json`)
   for (const [name, value] of Object.entries(given)) {
     if (free.includes(name)) continue
@@ -65,5 +64,5 @@ async function configOfRun(path: string, given: Given): Promise<Given> {
         `the run in ${path} has --${name} ${before ?? '(none)'}, not ${value}: leave the option out, or start another run with --out`,
       )
   }
-  return saved
+  return { options: saved, checkpoint }
 }

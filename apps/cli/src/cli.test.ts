@@ -1,0 +1,279 @@
+/** The built command line, spawned as a user would: results, Ctrl-C and resuming, and every kind of wrong input. */
+import { execFile, execFileSync, spawn } from 'node:child_process'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+
+const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), 'lethe-cli-'))
+const text = join(folder, 'text.txt')
+const tiny =
+  '--layers 1 --width 16 --heads 2 --feed-forward 16 --span 16 --block 8 --batch 2 --valid-batch 2'.split(' ')
+const training = [...tiny, '--data', text, '--backend', 'cpu', '--warmup', '2', '--eval-every', '5']
+
+interface Result {
+  readonly code: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+function lethe(...args: string[]): Promise<Result> {
+  const env = { ...process.env, NO_COLOR: '1' }
+  return new Promise((done) => {
+    execFile(process.execPath, [main, ...args], { cwd: folder, env }, (error, stdout, stderr) => {
+      done({ code: error ? ((error.code as unknown as number) ?? -1) : 0, stdout, stderr })
+    })
+  })
+}
+
+const jsonLines = (text: string) =>
+  text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))
+
+/** Metrics without the fields that hold times. */
+const metricsOf = (run: string) =>
+  jsonLines(readFileSync(join(folder, run, 'metrics.jsonl'), 'utf8')).map(
+    ({ seconds, tokensPerSecond, ...rest }) => rest,
+  )
+
+beforeAll(async () => {
+  if (!existsSync(main)) throw new Error('apps/cli is not built: npm test builds it')
+  writeFileSync(text, 'Lethe is the river of forgetting. '.repeat(60))
+  const { code, stderr } = await lethe(
+    'train',
+    ...training,
+    '--out',
+    'run',
+    '--steps',
+    '10',
+    '--checkpoint-every',
+    '5',
+  )
+  expect(stderr).toBe('')
+  expect(code).toBe(0)
+})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+describe('results', () => {
+  test('train leaves config, metrics and checkpoints', () => {
+    expect(readdirSync(join(folder, 'run')).sort()).toEqual(['checkpoints', 'config.json', 'metrics.jsonl'])
+    expect(readdirSync(join(folder, 'run/checkpoints')).sort()).toEqual(['step-000005', 'step-000010'])
+    expect(metricsOf('run').filter(({ type }) => type === 'step')).toHaveLength(10)
+    expect(metricsOf('run').filter(({ type }) => type === 'eval')).toHaveLength(2)
+  })
+
+  test('a resumed run equals an uninterrupted one', async () => {
+    const first = await lethe('train', ...training, '--out', 'parts', '--steps', '5', '--json')
+    expect(first.code).toBe(0)
+    const more = await lethe('train', '--resume', 'parts', '--steps', '10')
+    expect(more.code).toBe(0)
+    expect(more.stdout).toContain('going on after step 5')
+    expect(metricsOf('parts')).toEqual(metricsOf('run'))
+  })
+
+  test('eval and generate read a run, the same seed gives the same text', async () => {
+    const evaluated = await lethe('eval', 'run', '--backend', 'cpu', '--json')
+    const [result] = jsonLines(evaluated.stdout)
+    const last = metricsOf('run').findLast(({ type }) => type === 'eval')
+    expect(result.bitsPerByte).toBeCloseTo(last.bitsPerByte, 6)
+    const other = jsonLines(
+      (await lethe('eval', 'run', '--data', text, '--backend', 'cpu', '--json')).stdout,
+    )[0]
+    expect(other.tokens).toBe(60 * 34 - 1)
+    const sample = (...options: string[]) =>
+      lethe('generate', 'run', '--tokens', '30', '--backend', 'cpu', '--prompt', 'Lethe', ...options)
+    const [one, two, third] = await Promise.all([
+      sample('--seed', '1'),
+      sample('--seed', '1'),
+      sample('--seed', '2'),
+    ])
+    expect(one.code).toBe(0)
+    expect(one.stdout.startsWith('Lethe')).toBe(true)
+    expect(one.stdout).toBe(two.stdout)
+    expect(one.stdout).not.toBe(third.stdout)
+    expect(jsonLines((await sample('--json', '--temperature', '0')).stdout)[0]).toMatchObject({
+      prompt: 'Lethe',
+      tokens: 30,
+    })
+  })
+
+  test('bench prints the figures', async () => {
+    const sizes = [...tiny.slice(0, -2), '--backend', 'cpu', '--json']
+    const train = await lethe('bench', 'train', '--steps', '2', ...sizes)
+    const [figures] = jsonLines(train.stdout)
+    for (const name of ['ms_per_step', 'min_ms', 'tokens_per_s', 'peak_tensor_bytes', 'peak_rss_bytes'])
+      expect(figures[name], name).toBeGreaterThan(0)
+    expect(figures.memory_slots).toBe(16)
+    const decode = await lethe('bench', 'decode', '--contexts', '40,80', ...sizes)
+    const [{ contexts }] = jsonLines(decode.stdout)
+    expect(contexts.map(({ context }: { context: number }) => context)).toEqual([40, 80])
+    expect(contexts[0].memory_bytes).toBe(contexts[1].memory_bytes)
+    expect(contexts[0].tensors).toBe(contexts[1].tensors)
+  })
+
+  test('help for every command, with examples', async () => {
+    for (const command of ['', 'train', 'eval', 'generate', 'bench', 'doctor', 'demo']) {
+      const { code, stdout } = await lethe(...(command ? [command] : []), '--help')
+      expect(code).toBe(0)
+      expect(stdout).toContain('Examples:')
+    }
+  })
+
+  test('doctor names every backend', async () => {
+    const [{ backends }] = jsonLines((await lethe('doctor', '--json')).stdout)
+    const cpu = backends.find(({ backend }: { backend: string }) => backend === 'cpu')
+    expect(cpu).toMatchObject({ works: true })
+    expect(backends).toHaveLength(4)
+    for (const { works, problem } of backends) if (!works) expect(problem).toMatch(/\w/)
+  })
+})
+
+describe('interruption', () => {
+  test('Ctrl-C saves a checkpoint and says how to go on', async () => {
+    const args = [main, 'train', ...training, '--out', 'stopped', '--steps', '100000', '--eval-every', '0']
+    const child = spawn(process.execPath, args, { cwd: folder })
+    let stdout = ''
+    child.stdout.on('data', (data) => {
+      if (!stdout.includes('step ') && String(data).includes('step ')) child.kill('SIGINT')
+      stdout += data
+    })
+    const code = await new Promise((done) => child.on('exit', done))
+    expect(code).toBe(130)
+    expect(stdout).toMatch(/interrupted; go on with: .*train --resume stopped/)
+    const [checkpoint] = readdirSync(join(folder, 'stopped/checkpoints'))
+    const steps = Number(checkpoint!.slice('step-'.length))
+    expect(metricsOf('stopped').filter(({ type }) => type === 'step')).toHaveLength(steps)
+    const more = await lethe('train', '--resume', 'stopped', '--steps', String(steps + 2), '--json')
+    expect(more.code).toBe(0)
+  })
+})
+
+describe('wrong input: one line with the fix, and nothing is overwritten', () => {
+  const out = ['--out', 'never']
+  const broken = join(folder, 'broken')
+
+  beforeAll(() => {
+    writeFileSync(join(folder, 'empty.txt'), '')
+    writeFileSync(join(folder, 'short.txt'), 'too short')
+    mkdirSync(join(folder, 'nothing'))
+    cpSync(join(folder, 'run'), broken, { recursive: true })
+    const model = join(broken, 'checkpoints/step-000010/model.safetensors')
+    writeFileSync(model, readFileSync(model).subarray(0, 500))
+  })
+
+  test.each<[string, string[], number, RegExp]>([
+    ['no command line', ['train'], 2, /needs a text: --data PATH/],
+    ['unknown command', ['trian'], 2, /did you mean lethe train/],
+    ['unknown option', ['train', '--spam', '3'], 2, /unknown option --spam .*did you mean --span/],
+    [
+      'a value that is none',
+      ['train', '--layers', 'two'],
+      2,
+      /--layers must be a whole number of at least 1, not "two"/,
+    ],
+    [
+      'unknown method',
+      ['train', '--method', 'fixed'],
+      2,
+      /--method must be one of fixed-span, .*not "fixed"/,
+    ],
+    [
+      'unknown backend',
+      ['train', '--backend', 'cuda'],
+      2,
+      /--backend must be one of auto, webgpu, tensorflow, wasm, cpu/,
+    ],
+    ['unknown preset', ['train', '--preset', 'gpt'], 2, /--preset must be one of modern, fair/],
+    ['missing data', ['train', '--data', 'absent.txt', ...out], 1, /absent\.txt: there is no such file/],
+    ['empty data', ['train', '--data', 'empty.txt', ...out], 1, /empty/],
+    ['a folder without text', ['train', '--data', 'nothing', ...out], 1, /nothing/],
+    ['text shorter than a block', ['train', '--data', 'short.txt', ...out], 1, /short/],
+    [
+      'width and heads',
+      ['train', ...training, '--width', '10', '--heads', '4', ...out],
+      1,
+      /width 10 is not divisible by 4 heads/,
+    ],
+    ['a folder that is a run', ['train', ...training, '--out', 'run'], 1, /not empty.*resume the run/],
+    ['a folder that is a file', ['train', ...training, '--out', 'text.txt'], 1, /text\.txt/],
+    ['resume without a run', ['train', '--resume', 'nothing'], 1, /no run in nothing/],
+    [
+      'resume with another model',
+      ['train', '--resume', 'run', '--width', '32', '--steps', '12'],
+      2,
+      /has --width 16, not 32/,
+    ],
+    ['resume with fewer steps', ['train', '--resume', 'run', '--steps', '3'], 1, /give 10 steps or more/],
+    ['truncated checkpoint', ['eval', 'broken'], 1, /model\.safetensors.*step-000005/],
+    ['no model', ['generate', 'absent'], 1, /no such folder/],
+    ['temperature', ['generate', 'run', '--temperature', '-1'], 2, /--temperature must be a number from 0/],
+    ['a config that is no JSON', ['train', '--config', 'text.txt'], 2, /cannot read --config text\.txt/],
+  ])('%s', async (_, args, code, message) => {
+    const before = metricsOf('run')
+    const result = await lethe(...args)
+    expect(result.stderr).toMatch(message)
+    expect(result.stderr.trim().split('\n')).toHaveLength(1)
+    expect(result.stderr).toMatch(/^lethe: /)
+    expect(result.code).toBe(code)
+    expect(existsSync(join(folder, 'never'))).toBe(false)
+    expect(metricsOf('run')).toEqual(before)
+  })
+
+  test('a checkpoint of another shape', async () => {
+    const other = ['--width', '24', '--heads', '2', '--out', 'wider', '--steps', '1']
+    expect((await lethe('train', ...training, ...other)).code).toBe(0)
+    cpSync(join(folder, 'run'), join(folder, 'mixed'), { recursive: true })
+    const config = join(folder, 'mixed/config.json')
+    writeFileSync(config, readFileSync(join(folder, 'wider/config.json')))
+    const { code, stderr } = await lethe('train', '--resume', 'mixed', '--steps', '12')
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/^lethe: .*width.*16.*24.*same model/)
+  })
+
+  /** A small file system of its own; null where that is not allowed. */
+  function mounted(name: string, options: string): string | null {
+    const path = join(folder, name)
+    mkdirSync(path)
+    try {
+      execFileSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', path], { stdio: 'ignore' })
+      return path
+    } catch {
+      console.log(`no right to mount: the test of a ${name} folder is skipped`)
+      return null
+    }
+  }
+
+  test('read-only output folder', async ({ skip }) => {
+    const path = mounted('read-only', 'ro')
+    if (path === null) return skip()
+    const { code, stderr } = await lethe('train', ...training, '--out', join(path, 'run'))
+    execFileSync('umount', [path])
+    expect(stderr).toMatch(/^lethe: .*read-only.*\n$/)
+    expect(code).toBe(1)
+  })
+
+  test('full output folder', async ({ skip }) => {
+    const path = mounted('full', 'size=128k')
+    if (path === null) return skip()
+    const run = join(path, 'run')
+    const { code, stderr } = await lethe('train', ...training, '--width', '32', '--out', run, '--steps', '20')
+    const checkpoints = readdirSync(join(run, 'checkpoints')).filter((name) => name.startsWith('step-'))
+    execFileSync('umount', [path])
+    expect(stderr).toMatch(/^lethe: .*(space|full).*\n$/)
+    expect(code).toBe(1)
+    expect(checkpoints).toEqual([])
+  })
+})
