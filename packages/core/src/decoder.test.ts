@@ -1,6 +1,13 @@
 /** What the decoder promises beyond the conformance laws: configurations, errors, dropout, state. */
 import { useBackend } from '@lethe/backends'
-import { memory as engineMemory, tensor1d, tensor2d } from '@tensorflow/tfjs-core'
+import {
+  memory as engineMemory,
+  getKernel,
+  registerKernel,
+  tensor1d,
+  tensor2d,
+  unregisterKernel,
+} from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { DecoderConfig } from './config'
 import { Decoder } from './decoder'
@@ -109,6 +116,27 @@ describe('stacks', () => {
     for (const value of [inputs, targets, result.loss, result.penalty, result.memory, tied]) value.dispose()
     for (const value of Object.values(result.gradients)) value.dispose()
   })
+})
+
+test('a backend without a segment sum gives the same gradient of the embedding', async () => {
+  const decoder = new Decoder(config())
+  const [inputs, targets] = [tokens([1, 2, 1, 5]), tokens([2, 1, 5, 0])]
+  const gradient = async () => {
+    const step = decoder.gradients(inputs, targets, decoder.initialMemory(1))
+    const values = await step.gradients['embedding.weight']!.data()
+    for (const value of [step.loss, step.penalty, step.memory, ...Object.values(step.gradients)])
+      value.dispose()
+    return Array.from(values)
+  }
+  const expected = await gradient()
+  const kernel = getKernel('UnsortedSegmentSum', 'cpu')
+  unregisterKernel('UnsortedSegmentSum', 'cpu')
+  const found = await gradient()
+  registerKernel(kernel)
+  found.forEach((value, index) => {
+    expect(value).toBeCloseTo(expected[index]!, 6)
+  })
+  for (const value of [inputs, targets, decoder]) value.dispose()
 })
 
 describe('dropout', () => {

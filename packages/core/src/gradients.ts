@@ -14,11 +14,14 @@ import {
   equal,
   exp,
   type GradConfig,
+  getBackend,
   getGradient,
+  getKernel,
   greater,
   greaterEqual,
   lessEqual,
   logicalAnd,
+  matMul,
   mul,
   type NamedAttrMap,
   neg,
@@ -36,6 +39,7 @@ import {
   sub,
   sum,
   type Tensor,
+  type Tensor1D,
   transpose,
   unregisterGradient,
   unsortedSegmentSum,
@@ -43,6 +47,7 @@ import {
   util,
   zerosLike,
 } from '@tensorflow/tfjs-core'
+import { indicator } from './ops/indicator'
 
 type Gradient = GradConfig['gradFunc']
 
@@ -69,6 +74,18 @@ function spread(dy: Tensor, x: Tensor, axis: unknown): Tensor {
 const elementwise =
   (derivative: (dy: Tensor, saved: Tensor[]) => Tensor): Gradient =>
   (dy, saved) => ({ x: () => derivative(dy as Tensor, saved) })
+
+/** The gradient of gathering rows: each row of dy added to the row of x that it came from. */
+function scatterRows(dy: Tensor, indices: Tensor, shape: number[]): Tensor {
+  const [rows, ...rest] = shape as [number, ...number[]]
+  const flat = reshape(indices, [indices.size]) as Tensor1D
+  if (getKernel('UnsortedSegmentSum', getBackend()))
+    return unsortedSegmentSum(reshape(dy, [indices.size, ...rest]), flat, rows)
+  // tfjs's own wasm backend has no such kernel: a product with one-hot rows instead.
+  const width = rest.reduce((product, size) => product * size, 1)
+  const columns = reshape(dy, [indices.size, width])
+  return reshape(matMul(indicator(flat, rows), columns, true), shape)
+}
 
 const mask = (condition: Tensor) => cast(condition, 'float32')
 
@@ -278,11 +295,8 @@ const table: Record<string, Omit<GradConfig, 'kernelName'>> = {
       const { axis, batchDims = 0 } = attributes as { axis: number; batchDims?: number }
       if (axis !== 0 || batchDims !== 0)
         throw new Error('the gradient of gather is defined for axis 0 without batchDims: transpose first')
-      const width = x!.shape.slice(1)
-      const rows = (value: Tensor) => reshape(value, [indices!.size, ...width])
       return {
-        x: () =>
-          unsortedSegmentSum(rows(dy as Tensor), reshape(indices!, [indices!.size]) as never, x!.shape[0]!),
+        x: () => scatterRows(dy as Tensor, indices!, x!.shape),
         indices: () => zerosLike(cast(indices!, 'float32')),
       }
     },
