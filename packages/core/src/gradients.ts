@@ -51,14 +51,17 @@ import { indicator } from './ops/indicator'
 
 type Gradient = GradConfig['gradFunc']
 
-/** Sums a gradient down to the shape its input had before broadcasting. */
+/**
+ * Sums a gradient down to the shape its input had before broadcasting. Always a tensor of its own: the engine disposes
+ * of a gradient once it has added another to it, and dy may serve several inputs.
+ */
 function unbroadcast(gradient: Tensor, shape: readonly number[]): Tensor {
   const extra = gradient.rank - shape.length
   const axes: number[] = []
   gradient.shape.forEach((size, axis) => {
     if (axis < extra || (shape[axis - extra] === 1 && size !== 1)) axes.push(axis)
   })
-  return axes.length === 0 ? gradient : reshape(sum(gradient, axes), shape as number[])
+  return reshape(axes.length === 0 ? gradient : sum(gradient, axes), shape as number[])
 }
 
 const axesOf = (axis: unknown, rank: number) =>
