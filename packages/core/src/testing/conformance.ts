@@ -5,7 +5,7 @@
  *     for (const law of conformanceLaws({ method: () => fixedSpan({ span: 8 }) })) test(law.name, law.check)
  */
 import { memory as engineMemory, reshape, tensor, tensor2d, tidy } from '@tensorflow/tfjs-core'
-import type { DecoderConfig } from '../config'
+import { type DecoderConfig, layerInfo } from '../config'
 import { Decoder } from '../decoder'
 import { registerGradients } from '../gradients'
 import type { Memory } from '../memory'
@@ -186,7 +186,7 @@ async function shapes(context: Context): Promise<void> {
     memory = read.memory
     if (memory.step !== start + block) throw new Error(`step is ${memory.step} after ${start + block} tokens`)
     for (const [index, { tensors, alive }] of memory.layers.entries()) {
-      const info = { ...decoderInfo(decoder, index) }
+      const info = layerInfo(decoder.config, index)
       const capacity = method.capacity(info, block)
       const [rows, slots, width] = tensors.hidden!.shape
       if (rows !== batch || width !== decoder.config.width)
@@ -205,16 +205,6 @@ async function shapes(context: Context): Promise<void> {
   }
   memory.dispose()
 }
-
-const decoderInfo = ({ config }: Decoder, index: number) => ({
-  index,
-  layers: config.layers,
-  width: config.width,
-  heads: config.heads,
-  headSize: config.headSize,
-  attendSelf: config.attendSelf,
-  initialMemory: config.initialMemory,
-})
 
 async function segmentInvariance(context: Context): Promise<void> {
   const { decoder, method } = context
@@ -250,7 +240,7 @@ async function decodeContinuesBlocks(context: Context): Promise<void> {
 
 async function outOfReach(context: Context): Promise<void> {
   const { decoder, method } = context
-  const reach = decoder.config.layers * method.reach(decoderInfo(decoder, 0))
+  const reach = decoder.config.layers * method.reach(layerInfo(decoder.config, 0))
   const changed = 4
   if (changed + reach >= streamLength) return
   const other = context.stream.slice()
