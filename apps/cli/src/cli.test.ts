@@ -159,6 +159,33 @@ describe('interruption', () => {
     const more = await lethe('train', '--resume', 'stopped', '--steps', String(steps + 2), '--json')
     expect(more.code).toBe(0)
   })
+
+  test('killed three times at any moment, it goes on to the metrics of a run that was not', async () => {
+    const options = [
+      ...training.slice(0, -1),
+      '10',
+      '--steps',
+      '60',
+      '--checkpoint-every',
+      '4',
+      '--keep',
+      '2',
+    ]
+    const whole = lethe('train', ...options, '--out', 'unkilled')
+    for (let kills = 0; kills < 3; kills++) {
+      const resume = existsSync(join(folder, 'killed/config.json'))
+      const args = resume ? ['--resume', 'killed'] : [...options, '--out', 'killed']
+      const child = spawn(process.execPath, [main, 'train', ...args, '--json'], { cwd: folder })
+      // A random moment somewhere in its first steps.
+      child.stdout.once('data', () => setTimeout(() => child.kill('SIGKILL'), Math.random() * 60))
+      expect(await new Promise((done) => child.on('exit', (_, signal) => done(signal)))).toBe('SIGKILL')
+    }
+    const rest = await lethe('train', '--resume', 'killed')
+    expect(rest.stderr).toBe('')
+    expect((await whole).code).toBe(0)
+    expect(metricsOf('killed')).toEqual(metricsOf('unkilled'))
+    expect(readdirSync(join(folder, 'killed/checkpoints')).sort()).toEqual(['step-000056', 'step-000060'])
+  })
 })
 
 describe('wrong input: one line with the fix, and nothing is overwritten', () => {
@@ -207,7 +234,12 @@ describe('wrong input: one line with the fix, and nothing is overwritten', () =>
       1,
       /width 10 is not divisible by 4 heads/,
     ],
-    ['a folder that is a run', ['train', ...training, '--out', 'run'], 1, /not empty.*resume the run/],
+    [
+      'a folder that is a run',
+      ['train', ...training, '--out', 'run'],
+      1,
+      /already holds a run: .*--resume run.* --out/,
+    ],
     ['a folder that is a file', ['train', ...training, '--out', 'text.txt'], 1, /text\.txt/],
     ['resume without a run', ['train', '--resume', 'nothing'], 1, /no run in nothing/],
     [

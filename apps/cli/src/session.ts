@@ -2,8 +2,8 @@
 import { resolve } from 'node:path'
 import type { Decoder } from '@lethe/core'
 import type { EvalEvent, StepEvent, TextData } from '@lethe/trainer'
-import { type Checkpoint, type TrainOptions, train } from '@lethe/trainer'
-import type { RunFolder } from '@lethe/trainer/node'
+import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
+import { RunFolder } from '@lethe/trainer/node'
 import { bytes, colours, count, duration, program, relativePath, StatusLine, shellQuoted } from './output'
 import type { Settings } from './settings'
 
@@ -42,6 +42,20 @@ export function trainOptions(
     checkpointEvery: settings['checkpoint-every'],
     seed: settings.seed,
     resume,
+  }
+}
+
+/** Makes the folder of a new run. @throws CheckpointError: a run that is there is never overwritten */
+export async function createRun(out: string, config: unknown, keep: number): Promise<RunFolder> {
+  try {
+    return await RunFolder.create(out, config, { keep })
+  } catch (error) {
+    if (!CheckpointError.isInstance(error) || !error.values.run) throw error
+    throw new CheckpointError(
+      `${out} already holds a run: go on with it (${program()} train --resume ${shellQuoted(out)}) or choose another --out`,
+      error.values,
+      { cause: error },
+    )
   }
 }
 
@@ -116,10 +130,11 @@ function stepLine(event: StepEvent, steps: number, before: number): string {
   const perStep = event.seconds / Math.max(1, event.step - before)
   return [
     `step ${event.step}/${steps}`,
-    `${event.bitsPerByte.toFixed(3)} bits per byte`,
+    `${event.bitsPerByte.toFixed(3)} bits/byte`,
+    `ETA ${duration(perStep * (steps - event.step))}`,
     `${count(event.tokensPerSecond)} tokens/s`,
     `${count(event.slots)} slots`,
+    // Last, so that a narrow terminal cuts off what is known anyway.
     `${bytes(event.memoryBytes)} of memory`,
-    `ETA ${duration(perStep * (steps - event.step))}`,
   ].join(' · ')
 }

@@ -4,11 +4,11 @@ import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { checkTraining, generate } from '@lethe/trainer'
-import { openText, RunFolder } from '@lethe/trainer/node'
+import { openText } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import type { CommandLine } from '../options'
 import { bytes, colours, count, duration, program, relativePath, shellQuoted } from '../output'
-import { runTraining, trainOptions } from '../session'
+import { createRun, runTraining, trainOptions } from '../session'
 import { decoderOf, type Settings, settingsOf } from '../settings'
 import { samplingOf } from './generate'
 
@@ -54,7 +54,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   const options = trainOptions(settings, decoder, data)
   checkTraining(options)
   const out = given.out ?? (await mkdtemp(join(tmpdir(), 'lethe-demo-')))
-  const run = await RunFolder.create(out, { ...settings, data: files }, { keep: settings.keep })
+  const run = await createRun(out, { ...settings, data: files }, settings.keep)
   const { finished, last } = await runTraining({ options, run, json })
   if (!finished) return 130
 

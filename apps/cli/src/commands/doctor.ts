@@ -21,9 +21,11 @@ const names = backendRequests.filter((name): name is BackendName => name !== 'au
 
 export async function doctorCommand({ given }: CommandLine): Promise<number> {
   // One backend is looked at in this process; several each in a process of its own, so that none can take the others
-  // down with it.
+  // down with it, and one after the other, so that each is measured alone.
   const one = given.backend !== undefined && given.backend !== 'auto'
-  const reports = one ? [await examine(given.backend as BackendName)] : await Promise.all(names.map(inChild))
+  const reports: BackendReport[] = []
+  if (one) reports.push(await examine(given.backend as BackendName))
+  else for (const name of names) reports.push(await inChild(name))
   const machine = {
     node: process.version,
     platform: `${process.platform} ${process.arch}`,

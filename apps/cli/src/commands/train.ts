@@ -5,7 +5,7 @@ import { openText, RunFolder, readRun } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import { UsageError } from '../errors'
 import { type CommandLine, type Given, parseConfig } from '../options'
-import { runTraining, trainOptions } from '../session'
+import { createRun, runTraining, trainOptions } from '../session'
 import { decoderOf, settingsOf } from '../settings'
 
 /** Options that may differ when a run goes on; the others are part of what it is. */
@@ -39,9 +39,7 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   // Only now is anything written.
   const { keep } = settings
   const config = { ...settings, data: files, ...(options.backend && { backend: options.backend }) }
-  const run = resumed
-    ? (await RunFolder.resume(out, { keep })).run
-    : await RunFolder.create(out, config, { keep })
+  const run = resumed ? (await RunFolder.resume(out, { keep })).run : await createRun(out, config, keep)
   const { finished } = await runTraining({ options: training, run, json: given.json ?? false })
   return finished ? 0 : 130
 }
