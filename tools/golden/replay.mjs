@@ -26,7 +26,7 @@ const under = (tensors, prefix) =>
   )
 
 /** Builds the decoder of a golden file with its weights. */
-export function decoderOf({ tensors, metadata }) {
+function decoderOf({ tensors, metadata }) {
   const { stateDict, decoder: options } = optionsOf(metadata)
   const decoder = new Decoder(options)
   decoder.importParameters(fromStateDict(stateDict, decoder.config, under(tensors, 'param/')))

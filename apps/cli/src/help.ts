@@ -8,7 +8,7 @@ export interface CommandHelp {
   readonly examples: readonly (readonly [command: string, what: string])[]
 }
 
-export const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
+const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
   train: {
     summary: 'train a model on text',
     usage: 'lethe train --data PATH --out FOLDER [options]\n       lethe train --resume FOLDER [--steps N]',

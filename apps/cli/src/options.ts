@@ -247,7 +247,7 @@ const table = {
 } as const satisfies Record<string, Option>
 
 export type OptionName = keyof typeof table
-export const optionTable: Readonly<Record<OptionName, Option>> = table
+const optionTable: Readonly<Record<OptionName, Option>> = table
 
 type ValueOf<O> = O extends { kind: 'flag' }
   ? true

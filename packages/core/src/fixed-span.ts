@@ -58,7 +58,7 @@ export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): Forget
 }
 
 /** The newest `count` of the remembered and the block's hidden states. */
-export function lastSlots({ memory, input, length, batch, layer }: Block, count: number): LayerMemory {
+function lastSlots({ memory, input, length, batch, layer }: Block, count: number): LayerMemory {
   const all = concat([memory.tensors.hidden as Tensor3D, input], 1)
   const dropped = Math.max(0, all.shape[1] - count)
   const hidden = dropped > 0 ? slice(all, [0, dropped, 0], [batch, count, layer.width]) : all
@@ -66,7 +66,7 @@ export function lastSlots({ memory, input, length, batch, layer }: Block, count:
 }
 
 /** 1 for slots that are alive (the newest ones), [batch, slots + block]; undefined when all are. */
-export function validSlots(memory: LayerMemory, slots: number, block: number) {
+function validSlots(memory: LayerMemory, slots: number, block: number) {
   if (memory.alive.every((alive) => alive === slots)) return undefined
   const total = slots + block
   const values = new Float32Array(memory.alive.length * total)

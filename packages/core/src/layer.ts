@@ -126,7 +126,7 @@ function addResidual(
 }
 
 /** The feed-forward part with its residual; the identity in all-attention layers. */
-export function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Tensor3D {
+function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Tensor3D {
   const { config } = pass
   if (config.feedForward === 0) return input
   const bias = (name: string) => (config.feedForwardBias ? own(`feedForward.${name}`) : undefined)

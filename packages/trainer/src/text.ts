@@ -122,7 +122,7 @@ export function byteOrderMark(bytes: Uint8Array): 0 | 3 {
 }
 
 /** 53 bits that differ between different bytes (cyrb53, public domain): tells texts apart, not meant against attackers. */
-export function hash(bytes: Uint8Array): string {
+function hash(bytes: Uint8Array): string {
   let low = 0xdeadbeef
   let high = 0x41c6ce57
   for (let i = 0; i < bytes.length; i++) {

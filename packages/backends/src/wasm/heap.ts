@@ -56,8 +56,3 @@ export function withScratch<T>(backend: WasmBackend, bytes: number, use: (offset
     backend.wasm._free(offset)
   }
 }
-
-/** A tensor's values as 32-bit words, whatever their type; valid until the next allocation. */
-export function wordsOf(backend: WasmBackend, tensor: TensorInfo, size: number): Int32Array {
-  return new Int32Array(backend.wasm.HEAPU8.buffer, offsetOf(backend, tensor), size)
-}

@@ -20,7 +20,7 @@ export interface GroupGeometry {
 const pace = (distance: SlotDistance) => (distance.kind === 'contiguous' ? (distance.queriesPerStep ?? 1) : 1)
 
 /** d(i, j) of a contiguous group as a host array [queries × slots]. */
-export function contiguousDistances(
+function contiguousDistances(
   first: number,
   queriesPerStep: number,
   queries: number,
