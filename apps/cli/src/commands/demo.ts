@@ -1,7 +1,7 @@
 /** lethe demo: trains a small model on a text that every installation has, evaluates it and shows what it writes. */
-import { mkdtemp, readdir } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { checkTraining, generate } from '@lethe/trainer'
 import { openText } from '@lethe/trainer/node'
@@ -53,7 +53,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   const decoder = decoderOf(settings, data.tokenizer.vocabulary)
   const options = trainOptions(settings, decoder, data)
   checkTraining(options)
-  const out = given.out ?? (await mkdtemp(join(tmpdir(), 'lethe-demo-')))
+  const out = given.out ?? newFolder()
   const run = await createRun(out, { ...settings, data: files }, settings.keep)
   const { finished, last } = await runTraining({ options, run, json })
   if (!finished) return 130
@@ -83,6 +83,14 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   )
   decoder.dispose()
   return 0
+}
+
+/** runs/demo-1, or the first number that is free. */
+function newFolder(): string {
+  for (let number = 1; ; number++) {
+    const path = join('runs', `demo-${number}`)
+    if (!existsSync(path)) return path
+  }
 }
 
 /** The declaration files of tfjs-core, which comes with every installation: real text of some 600 kB. */
