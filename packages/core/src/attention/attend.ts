@@ -108,13 +108,14 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
   const selected = selectionOf(request, logits, forbidden)
   if (selected) logits = sub(logits, selected.penalty)
   for (const term of terms) if (term.kind === 'bias') logits = add(logits, term.bias)
-  const strength = strengthOf(terms, groups, block, request.queries.shape[1]!)
-  if (forbidden) logits = add(logits, forbidden)
+  let strength = strengthOf(terms, groups, block, request.queries.shape[1]!)
   if (strength) {
+    // Zero, not only far below the rest: a query to whom all is forgotten must not see what it may not attend to.
+    if (forbidden) strength = mul(strength, allowedBy(forbidden))
     // What is fully forgotten leaves the softmax, too, so that the rest keeps its precision.
     const gone = stopGradient(mul(sub(1, cast(greater(strength, 0), 'float32')), masked))
     logits = add(logits, gone)
-  }
+  } else if (forbidden) logits = add(logits, forbidden)
 
   let persistentWeights: Tensor | undefined
   let weights: Tensor
@@ -189,6 +190,9 @@ function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor 
   )
 }
 
+/** 1 where `combinedMask` has 0, else 0. */
+const allowedBy = (forbidden: Tensor) => cast(greater(forbidden, masked / 2), 'float32')
+
 /** The product of all ramps m, broadcastable to [batch, heads, block, slots]; null where no term has one. */
 function strengthOf(
   terms: readonly Term[],
@@ -241,10 +245,7 @@ function selectionOf(request: AttentionRequest, logits: Tensor, forbidden: Tenso
   const head = reshape(slice(logits, [0, term.head, 0, 0], [batch, 1, block, slots]), [batch, block, slots])
   // 1 where a vote counts: the pair may attend, the slot is not the query itself and not exempt.
   const allowed = forbidden
-    ? cast(
-        greater(reshape(forbidden, [forbidden.shape[0]!, forbidden.shape[2]!, slots]), masked / 2),
-        'float32',
-      )
+    ? allowedBy(reshape(forbidden, [forbidden.shape[0]!, forbidden.shape[2]!, slots]))
     : ones([1, 1, slots])
   const distance = joinDistances(request.groups, block)
   const notSelf = cast(greater(reshape(distance, [distance.shape[0]!, block, slots]), 0), 'float32')
