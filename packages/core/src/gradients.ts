@@ -219,7 +219,9 @@ const table: Record<string, Omit<GradConfig, 'kernelName'>> = {
   Slice: {
     inputsToSave: ['x'],
     gradFunc: (dy, [x], attributes) => {
-      const { begin } = attributes as { begin: number[] }
+      // As the caller gave it: a number, or fewer numbers than axes; the rest starts at 0.
+      const given = attributes.begin as unknown as number | number[]
+      const begin = x!.shape.map((_, axis) => (typeof given === 'number' ? [given] : given)[axis] ?? 0)
       const size = (dy as Tensor).shape
       const padding = x!.shape.map(
         (length, axis) => [begin[axis]!, length - begin[axis]! - size[axis]!] as [number, number],
