@@ -22,7 +22,8 @@ const formatNames = { float32: 'F32', int32: 'I32' } as const
 
 /** Writes tensors (in the given order) and metadata as safetensors bytes. */
 export function encodeSafetensors(file: TensorFile): Uint8Array<ArrayBuffer> {
-  const header: Record<string, unknown> = {}
+  // Without a prototype, so that any name is only a name.
+  const header: Record<string, unknown> = Object.create(null)
   if (Object.keys(file.metadata).length > 0) header.__metadata__ = file.metadata
   let offset = 0
   for (const [name, tensor] of file.tensors) {
@@ -66,21 +67,24 @@ export function decodeSafetensors(bytes: Uint8Array, name = 'the file'): TensorF
   } catch {
     return refuse('its header is not JSON')
   }
-  if (typeof header !== 'object' || header === null) refuse('its header is not a JSON object')
-  const { __metadata__: metadata = {}, ...entries } = header as typeof header & {
-    __metadata__?: Record<string, string>
-  }
+  if (!isRecord(header)) refuse('its header is not a JSON object')
+  const { __metadata__: metadata = {} } = header as { __metadata__?: Record<string, string> }
+  if (!isRecord(metadata) || Object.values(metadata).some((value) => typeof value !== 'string'))
+    refuse('its metadata is not all strings')
   const start = 8 + headerLength
+  const ranges: [from: number, to: number, key: string][] = []
   const tensors = new Map<string, HostTensor>()
-  for (const [key, entry] of Object.entries(entries)) {
+  for (const [key, entry] of Object.entries(header)) {
+    if (key === '__metadata__') continue
+    if (!isRecord(entry) || !isCounts(entry.shape) || !isCounts(entry.data_offsets))
+      refuse(`the entry "${key}" has no shape or offsets`)
     const { dtype, shape, data_offsets: offsets } = entry
-    if (!Array.isArray(shape) || !Array.isArray(offsets)) refuse(`the entry "${key}" has no shape or offsets`)
     const [from, to] = offsets
     const size = shape.reduce((product, dimension) => product * dimension, 1)
     if (dtype !== 'F32' && dtype !== 'I32') refuse(`"${key}" has type ${dtype}; only F32 and I32 are read`)
     if (to - from !== size * 4) refuse(`"${key}" has ${to - from} bytes for shape [${shape}]`)
-    if (from < 0 || start + to > bytes.length)
-      refuse(`the data of "${key}" is missing (the file was cut off)`)
+    if (start + to > bytes.length) refuse(`the data of "${key}" is missing (the file was cut off)`)
+    ranges.push([from, to, key])
     // A copy of its own, also where `bytes` is a Node Buffer, whose slice() shares memory.
     const copy = new Uint8Array(bytes.subarray(start + from, start + to)).buffer
     tensors.set(key, {
@@ -89,5 +93,19 @@ export function decodeSafetensors(bytes: Uint8Array, name = 'the file'): TensorF
       data: dtype === 'F32' ? new Float32Array(copy) : new Int32Array(copy),
     })
   }
+  // The format knows neither holes nor shared bytes: tensors lie side by side up to the end.
+  ranges.sort(([a, endOfA], [b, endOfB]) => a - b || endOfA - endOfB)
+  let end = 0
+  for (const [from, to, key] of ranges) {
+    if (from !== end) refuse(`the data of "${key}" ${from < end ? 'overlaps other data' : 'follows a hole'}`)
+    end = to
+  }
+  if (start + end !== bytes.length) refuse(`${bytes.length - start - end} bytes follow its data`)
   return { tensors, metadata }
 }
+
+const isRecord = (value: unknown) => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** Whole numbers from 0 up. */
+const isCounts = (value: unknown) =>
+  Array.isArray(value) && value.every((count) => Number.isSafeInteger(count) && count >= 0)
