@@ -160,6 +160,11 @@ export function fromStateDict(
         name: theirs[0],
       })
     }
+    if (layout.kind === 'linear' && layout.of !== undefined && source.shape[0] !== layout.of)
+      throw new ShapeError(
+        `"${theirs[0]}" stacks ${source.shape[0]} rows, the configuration needs ${layout.of}: it is of another size`,
+        { name: theirs[0], shape: source.shape },
+      )
     const shape = shapeHere(layout, source.shape)
     const data = new Float32Array(shape.reduce((product, dimension) => product * dimension, 1))
     eachIndex(layout, shape, (here, there) => {
