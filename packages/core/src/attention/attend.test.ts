@@ -1,486 +1,662 @@
 /**
- * Attention in plain operations against an oracle: loops over float64 numbers, written from the formula
- *
- *     weight(t, i) ∝ m(t, i) · exp((q_t·k_i + position(t, i)) / √d − b(t, i))
- *
- * and from the docstrings of the groups and terms in method.ts.
+ * Attention in plain operations against the float64 oracle of testing/oracle.ts: every geometry of slots, every
+ * combination of terms, random ones, and the gradients of all of it.
  */
 import { useBackend } from '@lethe/backends'
-import { grads, memory, mul, sum, type Tensor, type Tensor2D, tensor, tidy } from '@tensorflow/tfjs-core'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { add, grads, memory, mul, reshape, sum, type Tensor, tidy, zeros } from '@tensorflow/tfjs-core'
+import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { registerGradients } from '../gradients'
-import type { Term } from '../method'
+import { scope } from '../ops/scope'
 import { Random } from '../random'
-import { type AttentionGroup, type AttentionRequest, attendPlain } from './attend'
-import { learnedKeys, sinusoidalKeys } from './positions'
+import {
+  type AttentionCase,
+  attentionCase,
+  attentionOracle,
+  type CaseOptions,
+  drawn,
+  finiteDifferences,
+  hostArray,
+  largestDifference,
+  type OracleGroup,
+  requestOf,
+  toTensor,
+} from '../testing/oracle'
+import { attend, attendByContent, attendPlain, setAttentionKernel } from './attend'
 
-const [batch, heads, size] = [2, 2, 4]
+const learned = (count: number, nearest = 0, beyond: 'none' | 'clamp' = 'none') =>
+  ({ kind: 'learned', count, nearest, beyond }) as const
+const sinusoidal = (clamp: number, nearest = 0) => ({ kind: 'sinusoidal', nearest, clamp }) as const
 
-/** A tensor's values with their shape, so that the oracle can index them. */
-interface Array64 {
-  readonly shape: readonly number[]
-  readonly data: Float64Array
-}
-
-const random = new Random(11)
-const make = (shape: readonly number[], scale = 1, shift = 0): Array64 => ({
-  shape,
-  data: Float64Array.from(
-    { length: shape.reduce((a, b) => a * b, 1) },
-    () => shift + scale * random.normal(),
-  ),
-})
-const at = ({ shape, data }: Array64, ...index: number[]) =>
-  data[index.reduce((offset, i, axis) => offset * shape[axis]! + i, 0)]!
-const device = <T extends Tensor = Tensor>({ shape, data }: Array64) =>
-  tensor(Float32Array.from(data), shape as number[]) as T
-
-/** What distinguishes one case from another, in plain numbers. */
-interface Case {
-  readonly block: number
-  readonly groups: readonly OracleGroup[]
-  readonly positions?: 'learned' | 'sinusoidal'
-  /** Distances in the learned table, or the clamp of sinusoids. */
-  readonly count?: number
-  readonly beyond?: 'none' | 'clamp'
-  readonly nearest?: number
-  readonly life?: boolean
-  readonly span?: 'head' | 'single' | 'query'
-  readonly selection?: boolean
-  readonly bias?: boolean
-  readonly persistent?: number
-  /** Multiplies all spans and lives, to forget everything. */
-  readonly reach?: number
-}
-
-interface OracleGroup {
-  readonly slots: number
-  /** d(b, i, j) */
-  readonly distance: (row: number, query: number, slot: number) => number
-  readonly group: (nearest: number) => AttentionGroup
-  readonly farthest?: number
-  readonly exists?: (row: number, slot: number) => boolean
-  readonly noPosition?: boolean
-}
-
-const contiguous = (
-  slots: number,
-  first: number,
-  pace = 1,
-  farthest = Number.POSITIVE_INFINITY,
-  noPosition = false,
-): OracleGroup => ({
-  slots,
-  farthest,
-  noPosition,
-  distance: (_, query, slot) => first - slot + Math.floor(query / pace),
-  group: (nearest) => ({
-    slots,
-    distance: { kind: 'contiguous', first, queriesPerStep: pace },
-    nearest,
-    farthest,
-  }),
+/** Memory and block in one contiguous group, as most methods declare it. */
+const window = (memory: number, block: number, nearest: number, farthest?: number): OracleGroup => ({
+  slots: memory + block,
+  distance: { first: memory },
+  nearest,
+  ...(farthest !== undefined && { farthest }),
 })
 
-const ages = [
-  [9, 7, 4, 3, 1],
-  [12, 6, 5, 2, 1],
-]
-const scattered = (farthest = 14, holes = false): OracleGroup => {
-  const exists = (row: number, slot: number) => !(holes && (row + slot) % 3 === 0)
-  const valid = ages.map((row, index) => row.map((_, slot) => Number(exists(index, slot))))
-  return {
-    slots: 5,
-    farthest,
-    exists,
-    distance: (row, query, slot) => ages[row]![slot]! + query,
-    group: (nearest) => ({
-      slots: 5,
-      distance: { kind: 'scattered', age: tensor(ages) as Tensor2D },
-      nearest,
-      farthest,
-      ...(holes && { valid: tensor(valid) as Tensor2D }),
-    }),
-  }
+/** Ages 1.. in an order of its own in each row, with holes. */
+const scattered = (batch: number, slots: number, seed: number, youngest = 1): number[][] => {
+  const random = new Random(seed)
+  return Array.from({ length: batch }, () => {
+    const ages: number[] = []
+    for (let age = youngest; ages.length < slots; age += 1 + random.integer(3)) ages.push(age)
+    return ages.reverse()
+  })
 }
 
-/** All numbers of a case, drawn anew. */
-function numbersOf(c: Case) {
-  const slots = c.groups.reduce((sum, group) => sum + group.slots, 0)
-  const reach = c.reach ?? 1
-  return {
-    slots,
-    queries: make([batch, heads, size, c.block]),
-    keys: make([batch, heads, size, slots]),
-    values: make([batch, heads, size, slots]),
-    table: make([c.count ?? 6, size]),
-    weight: make([8, heads * size]),
-    u: make([heads, size]),
-    v: make([heads, size]),
-    life: make([batch, slots], 2, 5 * reach),
-    headSpan: make(
-      c.span === 'single' ? [1] : c.span === 'query' ? [batch, heads, c.block] : [heads],
-      1,
-      3 * reach,
-    ),
-    carried: { ...make([batch, slots]), data: make([batch, slots]).data.map(Math.abs) },
-    bias: make([batch, heads, c.block, slots]),
-    persistentKeys: make([heads, size, c.persistent ?? 1]),
-    persistentValues: make([heads, size, c.persistent ?? 1]),
-  }
-}
-type Numbers = ReturnType<typeof numbersOf>
-const ramp = 3
-/** Slot 1 of every row may not be voted out. */
-const exempt = (slot: number) => slot === 1
-
-function requestOf(c: Case, n: Numbers, replace: Readonly<Record<string, Tensor>> = {}): AttentionRequest {
-  const get = (name: keyof Numbers) => replace[name] ?? device(n[name] as Array64)
-  const nearest = c.nearest ?? 1
-  const terms: Term[] = []
-  if (c.life) terms.push({ kind: 'slot-life', life: get('life') as Tensor2D, ramp })
-  if (c.span) terms.push({ kind: 'head-span', span: get('headSpan'), ramp })
-  if (c.bias) terms.push({ kind: 'bias', bias: get('bias') })
-  if (c.selection) {
-    const free = tensor(
-      Array.from({ length: batch }, () => Array.from({ length: n.slots }, (_, slot) => Number(exempt(slot)))),
-    )
-    terms.push({ kind: 'selection', head: 0, carried: get('carried') as Tensor2D, exempt: free as Tensor2D })
-  }
-  const positions =
-    c.positions === 'learned'
-      ? learnedKeys(get('table') as Tensor2D, nearest, c.beyond ?? 'none')
-      : c.positions === 'sinusoidal'
-        ? sinusoidalKeys(get('weight') as Tensor2D, heads, nearest, c.count ?? Number.POSITIVE_INFINITY)
-        : undefined
-  return {
-    queries: get('queries'),
-    keys: get('keys'),
-    values: get('values'),
-    scale: 1 / Math.sqrt(size),
-    groups: c.groups.map(({ group, noPosition }) => ({
-      ...group(nearest),
-      ...(positions && !noPosition && { positions }),
-    })),
-    terms,
-    wants: { mass: true, selection: true },
-    ...(c.positions === 'sinusoidal' && { queryBias: { content: get('u'), position: get('v') } }),
-    ...(c.persistent && { persistent: { keys: get('persistentKeys'), values: get('persistentValues') } }),
-  }
-}
-
-/** The formula, number by number. */
-function oracle(c: Case, n: Numbers) {
-  const { block } = c
-  const nearest = c.nearest ?? 1
-  const clamp = (x: number) => Math.min(1, Math.max(0, x))
-  const places = c.groups.flatMap((group) =>
-    Array.from({ length: group.slots }, (_, slot) => ({ group, slot })),
-  )
-  const context = new Float64Array(batch * heads * size * block)
-  const mass = new Float64Array(batch * n.slots)
-  const during = new Float64Array(batch * block * n.slots)
-  const after = new Float64Array(batch * n.slots)
-
-  const distanceKey = (h: number, distance: number, f: number) => {
-    if (c.positions === 'learned') {
-      const row = distance - nearest
-      if (row < 0) return 0
-      if (row >= n.table.shape[0]! && c.beyond !== 'clamp') return 0
-      return at(n.table, Math.min(row, n.table.shape[0]! - 1), f)
-    }
-    const width = n.weight.shape[0]!
-    let sum = 0
-    for (let w = 0; w < width; w++) {
-      const wave = w % (width / 2)
-      const angle = Math.min(distance, c.count ?? Number.POSITIVE_INFINITY) * 10000 ** ((-2 * wave) / width)
-      sum += (w < width / 2 ? Math.sin(angle) : Math.cos(angle)) * at(n.weight, w, h * size + f)
-    }
-    return sum
-  }
-  for (let b = 0; b < batch; b++) {
-    const faded = places.map((_, j) => (c.selection ? at(n.carried, b, j) : 0))
-    for (let i = 0; i < block; i++) {
-      faded.forEach((value, j) => {
-        during[(b * block + i) * n.slots + j] = value
-      })
-      const votes = new Array(n.slots).fill(0)
-      for (let h = 0; h < heads; h++) {
-        const terms = places.map(({ group, slot }, j) => {
-          const distance = group.distance(b, i, slot)
-          const may =
-            distance >= nearest &&
-            distance <= (group.farthest ?? Number.POSITIVE_INFINITY) &&
-            (group.exists?.(b, slot) ?? true)
-          let dot = 0
-          for (let f = 0; f < size; f++) {
-            const q = at(n.queries, b, h, f, i)
-            const [u, v] = c.positions === 'sinusoidal' ? [at(n.u, h, f), at(n.v, h, f)] : [0, 0]
-            dot += (q + u) * at(n.keys, b, h, f, j)
-            if (c.positions && !group.noPosition && may) dot += (q + v) * distanceKey(h, distance, f)
-          }
-          const logit = dot / Math.sqrt(size)
-          if (h === 0 && may && distance > 0 && !exempt(j)) votes[j] = Math.max(0, logit)
-          let m = 1
-          if (c.life) m *= clamp((at(n.life, b, j) - distance) / ramp + 1)
-          if (c.span) {
-            const span =
-              c.span === 'query' ? at(n.headSpan, b, h, i) : at(n.headSpan, c.span === 'single' ? 0 : h)
-            m *= clamp((span - distance + nearest) / ramp + 1)
-          }
-          const bias = (c.bias ? at(n.bias, b, h, i, j) : 0) - (c.selection ? faded[j]! : 0)
-          return may ? m * Math.exp(logit + bias) : 0
-        })
-        const persistent = Array.from({ length: c.persistent ?? 0 }, (_, s) => {
-          let dot = 0
-          for (let f = 0; f < size; f++) dot += at(n.queries, b, h, f, i) * at(n.persistentKeys, h, f, s)
-          return Math.exp(dot / Math.sqrt(size))
-        })
-        const total = [...terms, ...persistent].reduce((sum, term) => sum + term, 0)
-        if (total === 0) continue
-        for (let f = 0; f < size; f++) {
-          let sum = 0
-          terms.forEach((term, j) => {
-            sum += (term / total) * at(n.values, b, h, f, j)
-          })
-          persistent.forEach((term, s) => {
-            sum += (term / total) * at(n.persistentValues, h, f, s)
-          })
-          context[((b * heads + h) * size + f) * block + i] = sum
-        }
-        terms.forEach((term, j) => {
-          mass[b * n.slots + j]! += term / total / heads
-        })
-      }
-      if (c.selection)
-        votes.forEach((vote, j) => {
-          faded[j]! += vote
-        })
-    }
-    faded.forEach((value, j) => {
-      after[b * n.slots + j] = value
-    })
-  }
-  return { context, mass, during, after }
-}
-
-const largest = (found: ArrayLike<number>, expected: Float64Array) => {
-  expect(found.length).toBe(expected.length)
-  let error = 0
-  for (let i = 0; i < expected.length; i++) error = Math.max(error, Math.abs(found[i]! - expected[i]!))
-  return Number.isNaN(error) ? Number.POSITIVE_INFINITY : error
-}
-
-const window = (span: number, block: number) => contiguous(span + block, span, 1, span)
-const cases: Record<string, Case> = {
-  'memory and block, span 1..5': { block: 4, groups: [window(5, 4)], positions: 'learned', count: 5 },
-  'attending to oneself': { block: 4, nearest: 0, groups: [window(5, 4)], positions: 'learned', count: 6 },
-  'no memory yet': { block: 4, nearest: 0, groups: [contiguous(4, 0)], positions: 'learned', count: 3 },
-  'a memory shorter than the table': {
-    block: 3,
-    groups: [contiguous(5, 2, 1, 9)],
-    nearest: 0,
-    positions: 'learned',
-    count: 9,
-  },
-  'a memory longer than the table': { block: 3, groups: [contiguous(9, 6)], positions: 'learned', count: 4 },
-  'the same, clamped': {
-    block: 3,
-    groups: [contiguous(9, 6)],
-    positions: 'learned',
-    count: 4,
-    beyond: 'clamp',
-  },
-  'one query': { block: 1, nearest: 0, groups: [window(5, 1)], positions: 'learned', count: 6 },
-  'memory and block apart': {
-    block: 4,
-    nearest: 0,
-    groups: [contiguous(3, 3), contiguous(4, 0)],
-    positions: 'learned',
-    count: 5,
-  },
-  'no positions': { block: 4, nearest: 0, groups: [window(5, 4)] },
-  sinusoids: { block: 4, nearest: 0, groups: [contiguous(9, 5)], positions: 'sinusoidal' },
-  'sinusoids, clamped': {
-    block: 4,
-    nearest: 0,
-    groups: [contiguous(9, 5)],
-    positions: 'sinusoidal',
-    count: 4,
-  },
-  'compressed 2 : 1': {
-    block: 4,
-    groups: [contiguous(5, 11, 2, 11), window(4, 4)],
-    positions: 'learned',
-    count: 11,
-  },
-  'compressed 3 : 1, not divisible': {
-    block: 4,
-    groups: [contiguous(5, 11, 3, 11), window(4, 4)],
-    positions: 'learned',
-    count: 11,
-  },
-  sinks: {
-    block: 4,
-    groups: [contiguous(2, 7, Number.POSITIVE_INFINITY), window(5, 4)],
-    positions: 'learned',
-    count: 7,
-  },
-  'old slots without a position': {
-    block: 4,
-    groups: [contiguous(3, 7, 1, 99, true), window(4, 4)],
-    positions: 'learned',
-    count: 4,
-  },
-  scattered: {
-    block: 3,
-    nearest: 0,
-    groups: [scattered(), contiguous(3, 0)],
-    positions: 'learned',
-    count: 8,
-  },
-  'scattered, clamped': {
-    block: 3,
-    nearest: 0,
-    groups: [scattered(), contiguous(3, 0)],
-    positions: 'learned',
-    count: 8,
-    beyond: 'clamp',
-  },
-  'scattered, far window': {
-    block: 3,
-    nearest: 0,
-    groups: [scattered(7), contiguous(3, 0)],
-    positions: 'learned',
-    count: 15,
-  },
-  'scattered with holes, one query': {
+const cases: Record<string, CaseOptions> = {
+  // One contiguous group.
+  'content alone, nothing masked': {
     block: 1,
-    groups: [scattered(14, true)],
-    positions: 'learned',
-    count: 8,
-    persistent: 2,
+    groups: [{ slots: 5, distance: { first: 4 }, nearest: 0 }],
   },
-  'scattered, sinusoids': {
+  'no memory, causal': { block: 5, groups: [window(0, 5, 0)] },
+  'memory and block, causal': { block: 4, groups: [window(6, 4, 0)] },
+  'memory and block, not attending to itself': { block: 4, groups: [window(6, 4, 1)] },
+  'first = 0, learned': { block: 5, groups: [window(0, 5, 0)], positions: learned(5) },
+  'first < span, learned, window 0..span': {
+    block: 4,
+    groups: [window(3, 4, 0, 5)],
+    positions: learned(6),
+  },
+  'first = span, learned, window 1..span': {
+    block: 4,
+    groups: [window(6, 4, 1, 6)],
+    positions: learned(6, 1),
+  },
+  'first > span, learned, window 1..span': {
+    block: 4,
+    groups: [window(9, 4, 1, 6)],
+    positions: learned(6, 1),
+  },
+  'first > span, learned, window 0..span': {
+    block: 4,
+    groups: [window(9, 4, 0, 3)],
+    positions: learned(4),
+  },
+  'no window, table shorter than the distances': {
+    block: 4,
+    groups: [window(6, 4, 0)],
+    positions: learned(4),
+  },
+  'no window, beyond the table clamped': {
+    block: 4,
+    groups: [window(6, 4, 0)],
+    positions: learned(4, 0, 'clamp'),
+  },
+  'not itself, beyond the table clamped': {
+    block: 4,
+    groups: [window(6, 4, 1)],
+    positions: learned(3, 1, 'clamp'),
+  },
+  'table of one distance': { block: 3, groups: [window(3, 3, 1)], positions: learned(1, 1) },
+  'table longer than the distances': { block: 3, groups: [window(2, 3, 0)], positions: learned(20) },
+  'block of one': { block: 1, groups: [window(6, 1, 1, 6)], positions: learned(6, 1) },
+  'block of one, itself included': { block: 1, groups: [window(6, 1, 0, 6)], positions: learned(7) },
+  'more queries than slots': {
+    block: 7,
+    groups: [{ slots: 3, distance: { first: 3 }, nearest: 0 }],
+    positions: learned(10),
+  },
+  'more queries than slots, cut by the window': {
+    block: 9,
+    groups: [{ slots: 3, distance: { first: 3 }, nearest: 0, farthest: 8 }],
+    positions: learned(4, 0, 'clamp'),
+    persistent: 1,
+  },
+  'a group without the block': {
+    block: 4,
+    groups: [{ slots: 6, distance: { first: 9 }, nearest: 0 }],
+    positions: learned(16),
+  },
+  'sinusoidal with u and v': { block: 4, groups: [window(5, 4, 0)], positions: sinusoidal(1000) },
+  'sinusoidal, clamped': { block: 4, groups: [window(5, 4, 0)], positions: sinusoidal(4) },
+  'sinusoidal, not itself, window': {
+    block: 4,
+    groups: [window(5, 4, 1, 5)],
+    positions: sinusoidal(1000, 1),
+  },
+  'valid, different in each row': {
+    block: 2,
+    groups: [
+      {
+        ...window(4, 2, 0),
+        valid: [
+          [0, 0, 1, 1, 1, 1],
+          [0, 1, 0, 1, 1, 1],
+        ],
+      },
+    ],
+    positions: learned(6),
+  },
+  // Several groups.
+  ...Object.fromEntries(
+    [2, 3, 4].flatMap((pace) =>
+      [4, 6, 7].map((block): [string, CaseOptions] => [
+        `compressed 1 : ${pace} beside a window, block of ${block}`,
+        {
+          block,
+          groups: [
+            {
+              slots: 5 + Math.ceil(block / pace),
+              distance: { first: 11, queriesPerStep: pace },
+              nearest: 7,
+              farthest: 11,
+            },
+            window(6, block, 1, 6),
+          ],
+          positions: learned(11, 1),
+        },
+      ]),
+    ),
+  ),
+  'compressed without a window, sinusoidal': {
+    block: 5,
+    groups: [{ slots: 4, distance: { first: 10, queriesPerStep: 2 }, nearest: 0 }, window(6, 5, 0)],
+    positions: sinusoidal(9),
+  },
+  'sinks keep their distance': {
+    block: 5,
+    groups: [
+      { slots: 2, distance: { first: 8, queriesPerStep: Number.POSITIVE_INFINITY }, nearest: 0 },
+      window(6, 5, 0, 6),
+    ],
+    positions: learned(9),
+  },
+  'sinks without positions beside a window with': {
+    block: 5,
+    groups: [
+      {
+        slots: 2,
+        distance: { first: 8, queriesPerStep: Number.POSITIVE_INFINITY },
+        nearest: 0,
+        positions: false,
+      },
+      window(6, 5, 0, 6),
+    ],
+    positions: learned(7),
+  },
+  'three groups, one with valid': {
     block: 3,
-    nearest: 0,
-    groups: [scattered(9), contiguous(3, 0)],
-    positions: 'sinusoidal',
-    count: 9,
+    groups: [
+      {
+        slots: 2,
+        distance: { first: 20, queriesPerStep: Number.POSITIVE_INFINITY },
+        nearest: 0,
+        valid: [
+          [1, 0],
+          [1, 1],
+        ],
+      },
+      { slots: 3, distance: { first: 12, queriesPerStep: 3 }, nearest: 0 },
+      window(4, 3, 0, 4),
+    ],
+    positions: learned(8, 0, 'clamp'),
   },
-  'slot lives': { block: 4, groups: [window(5, 4)], positions: 'learned', count: 4, life: true },
-  'slot lives, scattered': {
+  // Scattered slots.
+  'scattered, one query, learned': {
+    block: 1,
+    groups: [{ slots: 6, distance: { age: scattered(2, 6, 3, 0) }, nearest: 0 }],
+    positions: learned(30),
+  },
+  'scattered, one query, beyond the table nothing': {
+    block: 1,
+    groups: [{ slots: 6, distance: { age: scattered(2, 6, 4, 0) }, nearest: 0 }],
+    positions: learned(5),
+  },
+  'scattered, one query, beyond the table clamped': {
+    block: 1,
+    groups: [{ slots: 6, distance: { age: scattered(2, 6, 5) }, nearest: 0 }],
+    positions: learned(5, 0, 'clamp'),
+  },
+  'scattered, one query, window and empty places': {
+    block: 1,
+    groups: [
+      {
+        slots: 5,
+        distance: {
+          age: [
+            [9, 0, 3, 2 ** 24, 1],
+            [0, 4, 2 ** 24, 2 ** 24, 6],
+          ],
+        },
+        nearest: 0,
+        farthest: 6,
+        valid: [
+          [1, 1, 1, 0, 1],
+          [1, 1, 0, 0, 1],
+        ],
+      },
+    ],
+    positions: learned(7),
+  },
+  'scattered beside the block, learned': {
     block: 3,
-    nearest: 0,
-    groups: [scattered(14, true), contiguous(3, 0)],
-    life: true,
+    groups: [{ slots: 5, distance: { age: scattered(2, 5, 6) }, nearest: 1 }, window(0, 3, 1)],
+    positions: learned(12, 1),
   },
-  'spans of heads': { block: 4, groups: [window(6, 4)], positions: 'learned', count: 6, span: 'head' },
-  'one span, to oneself': { block: 4, nearest: 0, groups: [window(6, 4)], span: 'single' },
-  'spans of queries': { block: 4, groups: [window(6, 4)], positions: 'learned', count: 6, span: 'query' },
+  'scattered beside the block, beyond nothing': {
+    block: 3,
+    groups: [{ slots: 5, distance: { age: scattered(2, 5, 7) }, nearest: 0 }, window(0, 3, 0)],
+    positions: learned(4),
+  },
+  'scattered beside the block, beyond clamped': {
+    block: 4,
+    groups: [{ slots: 5, distance: { age: scattered(2, 5, 8) }, nearest: 0 }, window(2, 4, 0)],
+    positions: learned(4, 0, 'clamp'),
+  },
+  'scattered beside the block, window': {
+    block: 4,
+    groups: [
+      { slots: 5, distance: { age: scattered(2, 5, 9) }, nearest: 0, farthest: 5 },
+      window(0, 4, 0, 5),
+    ],
+    positions: learned(6),
+  },
+  'scattered, sinusoidal, clamped': {
+    block: 3,
+    groups: [{ slots: 5, distance: { age: scattered(2, 5, 10) }, nearest: 0 }, window(0, 3, 0)],
+    positions: sinusoidal(6),
+  },
+  'scattered, the block among them': {
+    block: 3,
+    groups: [
+      {
+        slots: 6,
+        distance: {
+          age: [
+            [7, 4, 2, 0, -1, -2],
+            [3, 2, 1, 0, -1, -2],
+          ],
+        },
+        nearest: 0,
+      },
+    ],
+    positions: learned(10),
+  },
+  'scattered, no positions': {
+    block: 3,
+    groups: [{ slots: 5, distance: { age: scattered(2, 5, 11) }, nearest: 0, farthest: 8 }, window(0, 3, 0)],
+  },
+  // Terms.
+  'slot life': {
+    block: 4,
+    groups: [window(8, 4, 0)],
+    terms: [{ kind: 'slot-life', ramp: 3 }],
+    positions: learned(4),
+  },
+  'slot life, scattered': {
+    block: 4,
+    groups: [{ slots: 5, distance: { age: scattered(2, 5, 12) }, nearest: 0 }, window(0, 4, 0)],
+    terms: [{ kind: 'slot-life', ramp: 4 }],
+  },
+  'span per head': { block: 4, groups: [window(8, 4, 0, 8)], terms: [{ kind: 'head-span', ramp: 4 }] },
+  'span per head, not attending to itself': {
+    block: 4,
+    groups: [window(8, 4, 1, 8)],
+    terms: [{ kind: 'head-span', ramp: 4 }],
+    positions: learned(8, 1),
+  },
+  'one span for all heads': {
+    block: 4,
+    heads: 3,
+    groups: [window(8, 4, 1, 8)],
+    terms: [{ kind: 'head-span', ramp: 4 }],
+    span: [1],
+  },
+  'span per head and query': {
+    block: 4,
+    groups: [window(8, 4, 0, 8)],
+    terms: [{ kind: 'head-span', ramp: 4 }],
+    span: [2, 2, 4],
+  },
   selection: {
     block: 5,
-    nearest: 0,
-    groups: [scattered(14), contiguous(5, 0)],
-    positions: 'learned',
-    count: 12,
-    selection: true,
+    groups: [window(4, 5, 0)],
+    terms: [{ kind: 'selection', head: 0 }],
+    positions: learned(9),
   },
-  'selection with holes': {
-    block: 5,
-    nearest: 0,
-    groups: [scattered(14, true), contiguous(5, 0)],
-    selection: true,
+  'selection by another head, window and valid': {
+    block: 3,
+    groups: [
+      {
+        ...window(3, 3, 0, 3),
+        valid: [
+          [0, 1, 1, 1, 1, 1],
+          [1, 0, 1, 1, 1, 1],
+        ],
+      },
+    ],
+    terms: [{ kind: 'selection', head: 1 }],
   },
-  bias: { block: 4, nearest: 0, groups: [window(5, 4)], bias: true },
-  'persistent slots': { block: 4, groups: [window(5, 4)], positions: 'learned', count: 5, persistent: 3 },
-  'persistent slots and spans': {
+  'selection among scattered slots': {
+    block: 1,
+    groups: [
+      {
+        slots: 6,
+        distance: {
+          age: [
+            [0, 5, 3, 1, 9, 2],
+            [4, 2, 0, 1, 8, 3],
+          ],
+        },
+        nearest: 0,
+      },
+    ],
+    terms: [{ kind: 'selection', head: 0 }],
+  },
+  bias: { block: 4, groups: [window(4, 4, 0)], terms: [{ kind: 'bias' }] },
+  'bias, broadcast': { block: 4, groups: [window(4, 4, 0)], terms: [{ kind: 'bias' }], bias: [1, 2, 1, 8] },
+  'life, span, selection and bias at once': {
     block: 4,
-    groups: [window(5, 4)],
-    positions: 'learned',
-    count: 5,
+    groups: [window(8, 4, 0)],
+    terms: [
+      { kind: 'slot-life', ramp: 6 },
+      { kind: 'head-span', ramp: 8 },
+      { kind: 'selection', head: 0 },
+      { kind: 'bias' },
+    ],
+    positions: learned(6),
+  },
+  'life over two groups': {
+    block: 4,
+    groups: [{ slots: 3, distance: { first: 12, queriesPerStep: 2 }, nearest: 0 }, window(5, 4, 0)],
+    terms: [{ kind: 'slot-life', ramp: 5 }],
+    positions: learned(14),
+  },
+  persistent: { block: 4, groups: [window(5, 4, 1, 5)], persistent: 3, positions: learned(5, 1) },
+  'persistent beside spans': {
+    block: 4,
+    groups: [window(5, 4, 1, 5)],
     persistent: 3,
-    span: 'head',
+    terms: [{ kind: 'head-span', ramp: 3 }],
+    positions: learned(5, 1),
   },
-  'everything at once': {
-    ...{
-      block: 3,
-      nearest: 0,
-      groups: [scattered(14, true), contiguous(3, 0)],
-      positions: 'learned',
-      count: 8,
-    },
-    ...{ life: true, span: 'head', selection: true, bias: true, persistent: 2 },
+  'persistent beside lives': {
+    block: 4,
+    groups: [window(5, 4, 0)],
+    persistent: 2,
+    terms: [{ kind: 'slot-life', ramp: 3 }],
   },
-  'all forgotten': { block: 4, groups: [window(5, 4)], life: true, reach: -20 },
+  'persistent alone for the first query': { block: 3, groups: [window(0, 3, 1)], persistent: 2 },
+  dropout: {
+    block: 4,
+    groups: [window(4, 4, 0)],
+    terms: [{ kind: 'head-span', ramp: 4 }],
+    inputs: { dropout: hostArray([2, 2, 4, 8], (index) => (index % 3 === 0 ? 0 : 1.5)) },
+  },
+  'one head of one feature, one stream': {
+    batch: 1,
+    heads: 1,
+    size: 1,
+    block: 3,
+    groups: [window(2, 3, 0)],
+    positions: learned(5),
+  },
 }
 
-describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
+/** Everything that attention leaves behind, beside the oracle's. */
+async function compare(given: AttentionCase): Promise<void> {
+  const expected = attentionOracle(given)
+  const before = memory().numTensors
+  const result = tidy(() => {
+    const { context, mass, selection } = attendPlain(requestOf(given))
+    return { context, mass: mass!, ...(selection && { ...selection }) } as Record<string, Tensor>
+  })
+  expect(memory().numTensors).toBe(before + Object.keys(result).length)
+  for (const [name, value] of Object.entries(result))
+    expect(largestDifference(await value.data(), expected[name as keyof typeof expected]), name).toBeLessThan(
+      1e-5,
+    )
+  expect('during' in result).toBe(given.terms.some(({ kind }) => kind === 'selection'))
+  for (const value of Object.values(result)) value.dispose()
+  expect(memory().numTensors).toBe(before)
+}
+
+/** Slopes of the oracle, the same for all backends. */
+const slopes = new Map<string, Float64Array>()
+
+/** Gradients of a random projection of the context, mass and F, beside central differences of the oracle. */
+async function compareGradients(
+  title: string,
+  given: AttentionCase,
+  names: readonly string[],
+): Promise<void> {
+  const random = new Random(77)
+  const { context, mass, after } = attentionOracle(given)
+  const factors = {
+    context: drawn(random, [context.length]),
+    mass: drawn(random, [mass.length]),
+    after: drawn(random, [after.length], given.inputs.carried ? 1 : 0),
+  }
+  const project = (values: Float64Array, factor: Float64Array) =>
+    values.reduce((total, value, index) => total + value * factor[index]!, 0)
+  const loss = () => {
+    const result = attentionOracle(given)
+    return (
+      project(result.context, factors.context.data) +
+      project(result.mass, factors.mass.data) +
+      project(result.after, factors.after.data)
+    )
+  }
+  const before = memory().numTensors
+  const inputs = names.map((name) => toTensor(given.inputs[name]!))
+  const gradients = tidy(() =>
+    grads((...variables: Tensor[]) => {
+      const tensors = Object.fromEntries(names.map((name, index) => [name, variables[index]!]))
+      const result = attendPlain(requestOf(given, tensors))
+      const part = (value: Tensor, factor: keyof typeof factors) =>
+        sum(mul(reshape(value, [-1]), toTensor(factors[factor])))
+      const total = add(part(result.context, 'context'), part(result.mass!, 'mass'))
+      return result.selection ? add(total, part(result.selection.after, 'after')) : total
+    })(inputs),
+  )
+  expect(memory().numTensors).toBe(before + 2 * names.length)
+  for (const [index, name] of names.entries()) {
+    const key = `${title}: ${name}`
+    const expected = slopes.get(key) ?? finiteDifferences(loss, given.inputs[name]!)
+    slopes.set(key, expected)
+    expect(largestDifference(await gradients[index]!.data(), expected), name).toBeLessThan(1e-4)
+  }
+  for (const value of [...inputs, ...gradients]) value.dispose()
+}
+
+const withGradient: Record<string, readonly string[]> = {
+  'first > span, learned, window 1..span': ['queries', 'keys', 'values', 'table'],
+  'no window, beyond the table clamped': ['queries', 'keys', 'values', 'table'],
+  'sinusoidal with u and v': ['queries', 'keys', 'values', 'weight', 'content', 'position'],
+  'compressed 1 : 3 beside a window, block of 7': ['queries', 'keys', 'values', 'table'],
+  'sinks keep their distance': ['queries', 'table'],
+  'scattered, one query, beyond the table clamped': ['queries', 'keys', 'values', 'table'],
+  'scattered beside the block, beyond nothing': ['queries', 'keys', 'values', 'table'],
+  'slot life': ['queries', 'keys', 'values', 'table', 'life'],
+  'span per head, not attending to itself': ['queries', 'keys', 'values', 'table', 'span'],
+  'one span for all heads': ['queries', 'span'],
+  'span per head and query': ['queries', 'span'],
+  selection: ['queries', 'keys', 'values', 'table', 'carried'],
+  'bias, broadcast': ['queries', 'bias'],
+  'life, span, selection and bias at once': [
+    'queries',
+    'keys',
+    'values',
+    'table',
+    'life',
+    'span',
+    'carried',
+    'bias',
+  ],
+  'persistent beside spans': ['queries', 'keys', 'values', 'span', 'persistentKeys', 'persistentValues'],
+}
+
+describe.each(['cpu', 'wasm'] as const)('attention on %s', (backend) => {
   beforeAll(async () => {
     await useBackend(backend)
     registerGradients()
   })
 
-  test.each(Object.entries(cases))('%s', async (_, c) => {
-    const n = numbersOf(c)
-    const expected = oracle(c, n)
-    const before = memory().numTensors
-    const result = tidy(() => {
-      const { context, mass, selection } = attendPlain(requestOf(c, n))
-      return { context, mass: mass!, ...(selection && { during: selection.during, after: selection.after }) }
-    })
-    expect(largest(await result.context.data(), expected.context)).toBeLessThan(1e-5)
-    expect(largest(await result.mass.data(), expected.mass)).toBeLessThan(1e-5)
-    if (c.selection) {
-      expect(largest(await result.during!.data(), expected.during)).toBeLessThan(2e-5)
-      expect(largest(await result.after!.data(), expected.after)).toBeLessThan(2e-5)
-    } else expect(result.during).toBeUndefined()
-    for (const value of Object.values(result)) value.dispose()
-    expect(memory().numTensors).toBe(before)
+  test.each(Object.entries(cases))('%s', (_name, options) => compare(attentionCase(options)))
+
+  test.each(Object.entries(withGradient))('gradients: %s', (name, inputs) =>
+    compareGradients(name, attentionCase({ ...cases[name]!, size: 2 }), inputs),
+  )
+
+  test.each([1, 2, 3, 4, 5, 6])('random geometry %i', async (seed) => {
+    const random = new Random(1000 + seed)
+    for (let round = 0; round < 6; round++) {
+      const block = 1 + random.integer(6)
+      const memory = random.integer(8)
+      const nearest = memory > 0 ? random.integer(2) : 0
+      const span = 1 + random.integer(10)
+      const pace = 1 + random.integer(4)
+      const compressed = {
+        slots: 1 + random.integer(5),
+        distance: { first: 6 + random.integer(12), queriesPerStep: pace },
+        nearest,
+      }
+      const positions = [
+        learned(1 + random.integer(12), nearest, random.integer(2) === 0 ? 'none' : 'clamp'),
+        sinusoidal(3 + random.integer(10), nearest),
+      ][random.integer(2)]!
+      await compare(
+        attentionCase({
+          seed: seed * 100 + round,
+          batch: 1 + random.integer(2),
+          block,
+          groups: [
+            ...(random.integer(2) === 0 ? [compressed] : []),
+            window(memory, block, nearest, random.integer(2) === 0 ? span : undefined),
+          ],
+          positions,
+        }),
+      )
+    }
   })
 
-  const learnt: Record<string, readonly (keyof Numbers)[]> = {
-    'memory and block, span 1..5': ['queries', 'keys', 'values', 'table'],
-    'sinusoids, clamped': ['queries', 'keys', 'weight', 'u', 'v'],
-    'compressed 3 : 1, not divisible': ['queries', 'keys', 'table'],
-    scattered: ['queries', 'keys', 'table'],
-    'slot lives': ['queries', 'keys', 'values', 'life'],
-    'spans of heads': ['queries', 'headSpan'],
-    'spans of queries': ['headSpan', 'table'],
-    selection: ['queries', 'keys', 'table'],
-    'persistent slots and spans': ['queries', 'headSpan', 'persistentKeys', 'persistentValues'],
-    'everything at once': ['queries', 'keys', 'values', 'life', 'headSpan', 'bias', 'carried'],
-  }
-  test.each(Object.entries(learnt))('gradients: %s', async (name, names) => {
-    const c = cases[name]!
-    const n = numbersOf(c)
-    // A fixed weighting of the context makes a scalar of it.
-    const weighting = make([batch, heads, size, c.block])
-    const scalarOf = (numbers: Numbers) =>
-      oracle(c, numbers).context.reduce((sum, value, index) => sum + value * weighting.data[index]!, 0)
-    const before = memory().numTensors
-    const inputs = names.map((key) => device(n[key] as Array64))
-    const weights = device(weighting)
-    const found = tidy(() =>
-      grads((...tensors: Tensor[]) => {
-        const replace = Object.fromEntries(names.map((key, index) => [key, tensors[index]!]))
-        return sum(mul(attendPlain(requestOf(c, n, replace)).context, weights))
-      })(inputs),
-    )
-    for (const [index, key] of names.entries()) {
-      const values = n[key] as Array64
-      const gradient = await found[index]!.data()
-      const slopes = values.data.map((value, place) => {
-        const slope = (step: number) => {
-          const moved = values.data.slice()
-          moved[place] = value + step
-          return scalarOf({ ...n, [key]: { ...values, data: moved } })
-        }
-        return (slope(1e-5) - slope(-1e-5)) / 2e-5
+  test('what is all forgotten leaves zeros and no NaN, with a finite gradient', async () => {
+    for (const nearest of [0, 1]) {
+      const given = attentionCase({
+        block: 3,
+        groups: [window(4, 3, nearest)],
+        terms: [{ kind: 'slot-life', ramp: 2 }],
+        inputs: { life: hostArray([2, 7], () => -20) },
       })
-      expect(largest(gradient, slopes), key).toBeLessThan(2e-4)
+      await compare(given)
+      expect(Math.max(...attentionOracle(given).context)).toBe(0)
+      await compareGradients(`all forgotten, nearest ${nearest}`, given, [
+        'queries',
+        'keys',
+        'values',
+        'life',
+      ])
     }
-    for (const value of [...found, ...inputs, weights]) value.dispose()
-    expect(memory().numTensors).toBe(before)
+  })
+
+  test('a query that may attend to nothing else does not look at the future', async () => {
+    // The remembered slots have run out; the block's own slots live on, but query 0 may not attend to itself.
+    const life = hostArray([1, 5], (slot) => (slot < 2 ? -20 : 20))
+    await compare(
+      attentionCase({
+        batch: 1,
+        block: 3,
+        groups: [window(2, 3, 1)],
+        terms: [{ kind: 'slot-life', ramp: 2 }],
+        inputs: { life },
+      }),
+    )
+  })
+
+  test('without any slot that may be attended to, a strength term yields zeros', () =>
+    compare(
+      attentionCase({
+        block: 3,
+        groups: [window(0, 3, 1)],
+        terms: [{ kind: 'head-span', ramp: 4 }],
+        span: [1],
+      }),
+    ))
+
+  test('what is forgotten takes no precision from the rest', async () => {
+    // The forgotten slot's logit is larger than the others' by more than float32's exponent.
+    const queries = hostArray([1, 1, 1, 1], () => 1)
+    const keys = hostArray([1, 1, 1, 3], (slot) => [200, 1, 2][slot]!)
+    const life = hostArray([1, 3], (slot) => [-5, 20, 20][slot]!)
+    await compare(
+      attentionCase({
+        batch: 1,
+        heads: 1,
+        size: 1,
+        block: 1,
+        groups: [{ slots: 3, distance: { first: 2 }, nearest: 0 }],
+        terms: [{ kind: 'slot-life', ramp: 1 }],
+        inputs: { queries, keys, life },
+      }),
+    )
+  })
+
+  test('a head-span of the wrong size is refused', () => {
+    const given = attentionCase({
+      block: 2,
+      heads: 2,
+      groups: [window(2, 2, 0)],
+      terms: [{ kind: 'head-span', ramp: 1 }],
+      span: [3],
+    })
+    expect(() => scope(() => attendPlain(requestOf(given)))).toThrow('1 or 2 spans, not 3')
+  })
+
+  test('nothing is made that is not asked for', () => {
+    const given = attentionCase(cases.selection!)
+    const before = memory().numTensors
+    const result = scope(() => attendPlain({ ...requestOf(given), wants: {} }))
+    expect(Object.keys(result)).toEqual(['context'])
+    expect(memory().numTensors).toBe(before + 1)
+    result.context.dispose()
+  })
+
+  test('attention by content alone sees every slot', async () => {
+    const given = attentionCase({
+      block: 3,
+      groups: [{ slots: 5, distance: { first: 100 }, nearest: 0 }],
+    })
+    const { queries, keys, values } = given.inputs
+    const context = tidy(() =>
+      attendByContent(toTensor(queries!), toTensor(keys!), toTensor(values!), 1 / Math.sqrt(given.size)),
+    )
+    expect(largestDifference(await context.data(), attentionOracle(given).context)).toBeLessThan(1e-5)
+    context.dispose()
+  })
+
+  describe('the seam of fused kernels', () => {
+    afterEach(() => setAttentionKernel(backend, null))
+    const given = attentionCase(cases.persistent!)
+
+    test('a kernel takes over what it covers, and is taken away', () => {
+      tidy(() => {
+        const request = requestOf(given)
+        const fused = { context: zeros([1]) }
+        setAttentionKernel(backend, () => fused)
+        expect(attend(request)).toBe(fused)
+        setAttentionKernel(backend, null)
+        expect(attend(request).context.shape).toEqual([2, 2, 4, 4])
+      })
+    })
+
+    test('what it refuses goes to the plain operations', async () => {
+      setAttentionKernel(backend, () => null)
+      const { context } = tidy(() => ({ context: attend(requestOf(given)).context }))
+      expect(largestDifference(await context.data(), attentionOracle(given).context)).toBeLessThan(1e-5)
+      context.dispose()
+    })
+
+    test("another backend's kernel is not asked", () => {
+      setAttentionKernel('another', () => {
+        throw new Error('asked')
+      })
+      scope(() => {
+        expect(attend(requestOf(given)).context.shape).toEqual([2, 2, 4, 4])
+      })
+      setAttentionKernel('another', null)
+    })
   })
 })
