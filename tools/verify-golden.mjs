@@ -6,6 +6,7 @@
  * {file, case, backend, maxAbsError: {logprobs, loss, auxLoss, memory, grad}, pass}. Exits with 1 when any error
  * exceeds 1e-4. See test/golden/README.md for the files.
  */
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { disposeBackend, useBackend } from '@lethe/backends'
@@ -13,6 +14,7 @@ import { decodeSafetensors } from '@lethe/core'
 import { replay } from './golden/replay.mjs'
 
 const tolerance = 1e-4
+const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
 const usage = 'usage: node tools/verify-golden.mjs FILE... [--backend cpu|wasm|webgpu|tensorflow]'
 
 async function main() {
@@ -21,7 +23,9 @@ async function main() {
     options: { backend: { type: 'string', default: 'cpu' } },
   })
   if (positionals.length === 0) throw new Error(usage)
-  const { name: backend } = await useBackend(values.backend)
+  // Without a GPU, WebGPU runs on the software driver of Debian's chromium, if that is installed.
+  const options = existsSync(softwareVulkan) ? { softwareVulkan } : {}
+  const { name: backend } = await useBackend(values.backend, options)
   let pass = true
   for (const file of positionals) {
     const line = { file, backend }

@@ -68,13 +68,23 @@ export const nodePlatform: Platform = {
   },
 }
 
-/** Linux shows every GPU as a device file; without one, looking on could only find software, with noise on stderr. */
-async function expectGpu(): Promise<void> {
-  if (process.platform !== 'linux') return
+/** Linux shows every GPU as one of these. */
+const gpuFiles = ['/dev/dri', '/dev/nvidiactl', '/dev/dxg']
+
+/** Whether there may be a GPU: other systems are asked through WebGPU itself. */
+async function mayHaveGpu(): Promise<boolean> {
+  if (process.platform !== 'linux') return true
   const { existsSync } = await import('node:fs')
-  const files = ['/dev/dri', '/dev/nvidiactl', '/dev/dxg']
-  if (!files.some((file) => existsSync(file)))
-    throw noAdapter(`This machine shows no GPU (none of ${files.join(', ')} is there).`, 'Install its driver')
+  return gpuFiles.some((file) => existsSync(file))
+}
+
+/** Without a GPU, looking on could only find software, with noise on stderr. */
+async function expectGpu(): Promise<void> {
+  if (!(await mayHaveGpu()))
+    throw noAdapter(
+      `This machine shows no GPU (none of ${gpuFiles.join(', ')} is there).`,
+      'Install its driver',
+    )
 }
 
 /**
@@ -82,7 +92,7 @@ async function expectGpu(): Promise<void> {
  * linker first. Chromium brings a loader beside its software driver; once loaded, Dawn finds it by its name.
  */
 async function prepareVulkan({ softwareVulkan, dawn }: BackendOptions): Promise<void> {
-  if (softwareVulkan !== undefined) process.env.VK_ICD_FILENAMES ??= softwareVulkan
+  if (softwareVulkan !== undefined && !(await mayHaveGpu())) process.env.VK_ICD_FILENAMES ??= softwareVulkan
   const elsewhere = dawn?.some((setting) => setting.startsWith('backend=') && setting !== 'backend=vulkan')
   if (process.platform !== 'linux' || elsewhere || canLink('libvulkan.so.1')) return
   if (softwareVulkan !== undefined) {

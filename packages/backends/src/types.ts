@@ -27,8 +27,8 @@ export interface BackendOptions {
   /** WebGPU in Node: settings for Dawn, 'key=value' as `create` of the webgpu package takes them,
    * such as 'backend=vulkan', 'adapter=NVIDIA' or 'enable-dawn-features=allow_unsafe_apis'. */
   dawn?: readonly string[]
-  /** WebGPU in Node: a Vulkan driver's .json file, put into VK_ICD_FILENAMES unless that is set; it counts
-   * only before Dawn has loaded. Debian's chromium has /usr/lib/chromium/vk_swiftshader_icd.json. */
+  /** WebGPU in Node: a software Vulkan driver's .json file for machines without a GPU, put into VK_ICD_FILENAMES
+   * unless that is set or Linux shows a GPU; it counts only before Dawn has loaded. Debian's chromium has /usr/lib/chromium/vk_swiftshader_icd.json. */
   softwareVulkan?: string
   /** wasm: where the .wasm files are. Default: beside the installed package. */
   wasmPaths?: WasmPaths
