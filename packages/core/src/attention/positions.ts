@@ -93,7 +93,7 @@ export function sinusoidalKeys(
 }
 
 /** [sin(d f), cos(d f)] for each distance, in float64 until the end: distances.length × width. */
-export function sinusoids(distances: readonly number[], width: number): Float32Array {
+function sinusoids(distances: readonly number[], width: number): Float32Array {
   const half = width / 2
   const values = new Float32Array(distances.length * width)
   distances.forEach((distance, row) => {
