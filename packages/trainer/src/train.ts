@@ -337,7 +337,14 @@ function checkResume(settings: Settings, { state, path = 'the checkpoint' }: Che
   const given = describeTraining(settings)
   for (const name of new Set([...Object.keys(state.training), ...Object.keys(given)]))
     if (state.training[name] !== given[name])
-      refuse(name, state.training[name] ?? null, given[name] ?? null, 'resume with the same options')
+      refuse(
+        name,
+        state.training[name] ?? null,
+        given[name] ?? null,
+        name === 'steps'
+          ? 'the cosine schedule ends there, so start another run for more steps'
+          : 'resume with the same options',
+      )
   const decoder = settings.decoder.describe() as unknown as Record<string, unknown>
   const savedDecoder = state.decoder as Record<string, unknown>
   for (const name of new Set([...Object.keys(savedDecoder), ...Object.keys(decoder)]))

@@ -79,7 +79,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   const folder = shellQuoted(relativePath(resolve(out)))
   if (json) console.log(JSON.stringify({ type: 'demo', out, validation: last, prompt, text, seconds }))
   print(
-    `\n\ndone in ${duration(seconds)}; more text: ${program()} generate ${folder} --prompt "export " --temperature 0.5`,
+    `\n\ndone in ${duration(seconds)}; more text: ${program()} generate ${folder} ${chosen ? '' : '--prompt "export " '}--temperature 0.5`,
   )
   decoder.dispose()
   return 0
