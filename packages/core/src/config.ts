@@ -37,6 +37,8 @@ export interface DecoderConfig {
   /** Dropout rate in training, at the places below. */
   readonly dropout?: number
   readonly dropoutPlaces?: readonly DropoutPlace[]
+  /** Chance that a layer is skipped in a training pass; its method still computes spans and remembers. Default 0. */
+  readonly layerDrop?: number
   /** Whether the output layer is the embedding transposed. */
   readonly tiedOutput?: boolean
   readonly outputBias?: boolean
@@ -79,6 +81,7 @@ const known = new Set([
     'persistentSlots',
     'dropout',
     'dropoutPlaces',
+    'layerDrop',
     'tiedOutput',
     'outputBias',
   ],
@@ -162,6 +165,7 @@ export function resolveConfig(given: DecoderConfig): ResolvedConfig {
     persistentSlots: given.persistentSlots ?? 0,
     dropout: given.dropout ?? 0,
     dropoutPlaces: given.dropoutPlaces ?? dropoutPlaces,
+    layerDrop: given.layerDrop ?? 0,
     tiedOutput: given.tiedOutput ?? false,
     outputBias: given.outputBias ?? false,
     feedForwardBias: given.feedForwardBias ?? false,
@@ -181,6 +185,8 @@ export function resolveConfig(given: DecoderConfig): ResolvedConfig {
     refuse(`sinusoidal positions need an even width, not ${width}`, { width })
   if (!(resolved.dropout >= 0 && resolved.dropout < 1))
     refuse(`dropout must lie in [0, 1), not ${resolved.dropout}`, { dropout: resolved.dropout })
+  if (!(resolved.layerDrop >= 0 && resolved.layerDrop < 1))
+    refuse(`layerDrop must lie in [0, 1), not ${resolved.layerDrop}`, { layerDrop: resolved.layerDrop })
   for (const place of resolved.dropoutPlaces)
     if (!dropoutPlaces.includes(place))
       refuse(`dropoutPlaces may hold ${dropoutPlaces.join(', ')}, not "${place}"`, { place })

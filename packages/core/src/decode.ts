@@ -1,23 +1,35 @@
 /**
- * Streaming decode: one token per row and step, against an arena of projected keys and values of fixed capacity.
- * The arena is no ring: any slot may die at any step, and the one worth least gives its place to the present step,
- * chosen on the device, so that nothing is read back. Allocation is constant, cost O(slots) per token.
+ * Streaming decode: one token per row and step, against an arena of projected keys and values. The arena is no ring:
+ * any slot may die at any step, on the device, so that nothing is read back. Places are added as they are needed, up
+ * to the method's capacity; from then on the slot worth least gives its place to the present step. `compact` gives
+ * back the places of slots that died. Cost is O(places) per token.
  */
 import {
   add,
   argMin,
   cast,
   clone,
+  concat,
+  equal,
+  fill,
+  greater,
+  less,
+  matMul,
   mul,
   neg,
   pad,
   reshape,
   slice,
   sub,
+  sum,
   type Tensor,
   type Tensor2D,
   type Tensor3D,
+  tensor,
   tensor2d,
+  tidy,
+  topk,
+  transpose,
   zeros,
 } from '@tensorflow/tfjs-core'
 import { type AttentionGroup, attend } from './attention/attend'
@@ -33,27 +45,51 @@ import {
   type Pass,
 } from './layer'
 import { parseDescription, TensorValue, toDevice } from './memory'
-import type { DecodeSlots, ForgettingMethod, LayerInfo, LayerMemory, NamedTensors } from './method'
+import type {
+  CondensedRules,
+  DecodeSlots,
+  ForgettingMethod,
+  LayerInfo,
+  LayerMemory,
+  NamedTensors,
+} from './method'
 import { indicator } from './ops/indicator'
 import { projectToHeads } from './ops/matmul'
 import { decodeSafetensors } from './safetensors'
+import { pickSlots } from './slots'
 
 /** Age of a place that holds no slot: older than anything. */
 const never = 2 ** 24
 
-/** The arena of one layer. Tensors: `keys`, `values` [batch, heads, headSize, capacity]; `age`, `valid`
- *  [batch, capacity]; `positions`, the keys of distances; `state.*` [batch, capacity]. */
-export type Arena = NamedTensors
+/** Places that an arena grows by, and is rounded to. */
+const placesAtOnce = 64
+
+/**
+ * One layer's slots. Tensors: `keys`, `values` [batch, heads, headSize, places]; `age`, `valid` [batch, places];
+ * `positions`, the keys of distances; `state.*` [batch, places]. Where slots are condensed also `hidden`
+ * [batch, width, places] and `condensed.keys`, `condensed.values`, `condensed.valid`, oldest first.
+ */
+export interface ArenaState {
+  readonly tensors: NamedTensors
+  /** Places that are certainly empty in every row. */
+  readonly room: number
+  /** Most places there can be. */
+  readonly most: number
+  /** Slots in the arena, counted where slots are condensed. */
+  readonly held: number
+}
 
 /** Keys and values of everything remembered. Belongs to the weights that made it and is refused with others. */
 export class DecodeMemory extends TensorValue {
   readonly kind = 'projected'
 
   constructor(
-    readonly layers: readonly Arena[],
+    readonly layers: readonly ArenaState[],
     readonly batch: number,
     /** Tokens read so far: the time step of the next one. */
     readonly step: number,
+    /** The time step at which each row's stream began. */
+    readonly starts: readonly number[],
     /** The weights' revision in the decoder that made it. @internal */
     readonly revision: string,
     private readonly fingerprint: () => Promise<string>,
@@ -62,64 +98,101 @@ export class DecodeMemory extends TensorValue {
   }
 
   protected *named(): Iterable<[string, Tensor]> {
-    for (const [index, arena] of this.layers.entries())
-      for (const [name, value] of Object.entries(arena)) yield [`layers.${index}.${name}`, value]
+    for (const [index, { tensors }] of this.layers.entries())
+      for (const [name, value] of Object.entries(tensors)) yield [`layers.${index}.${name}`, value]
   }
 
   protected async metadata() {
     return {
       batch: this.batch,
       step: this.step,
-      layers: this.layers.length,
+      starts: this.starts,
+      layers: this.layers.map(({ room, most, held }) => ({ room, most, held })),
       weights: await this.fingerprint(),
     }
   }
 
-  /** Slots per layer that the arenas can hold, mean over layers. */
+  /** Places allocated per layer, mean over layers, those of condensed slots included. */
   get capacity(): number {
     this.check('measure')
-    return this.layers.reduce((sum, { age }) => sum + age!.shape[1]!, 0) / this.layers.length
+    const places = this.layers.map(({ tensors }) => placesOf(tensors) + condensedPlaces(tensors))
+    return places.reduce((total, count) => total + count, 0) / places.length
+  }
+
+  /** Slots alive, mean over layers and rows. Reads counts back. */
+  async countSlots(): Promise<number> {
+    this.check('measure')
+    const counts = tidy(() =>
+      this.layers.map(({ tensors }) => {
+        const condensed = tensors['condensed.valid']
+        return condensed ? add(sum(tensors.valid!), sum(condensed)) : sum(tensors.valid!)
+      }),
+    )
+    let total = 0
+    for (const count of counts) {
+      total += (await count.data())[0]!
+      count.dispose()
+    }
+    return total / (this.layers.length * this.batch)
   }
 
   clone(): DecodeMemory {
     this.check('clone')
-    const layers = this.layers.map((arena) =>
-      Object.fromEntries(Object.entries(arena).map(([name, value]) => [name, clone(value)])),
-    )
-    return new DecodeMemory(layers, this.batch, this.step, this.revision, this.fingerprint)
+    const layers = this.layers.map(({ tensors, ...host }) => ({
+      ...host,
+      tensors: Object.fromEntries(Object.entries(tensors).map(([name, value]) => [name, clone(value)])),
+    }))
+    return this.with(layers)
+  }
+
+  /** Gives back the places of slots that died. Consumes this memory; reads counts back. */
+  async compact(): Promise<DecodeMemory> {
+    this.check('compact')
+    const layers = await Promise.all(this.layers.map(compactArena))
+    this.take()
+    return this.with(layers)
   }
 
   /** @internal */
-  consume(): readonly Arena[] {
+  consume(): readonly ArenaState[] {
     this.take()
     return this.layers
   }
 
-  /** @internal Use `decoder.restoreDecodeMemory`. */
-  static async restore(
-    bytes: Uint8Array,
-    layers: number,
-    revision: string,
-    fingerprint: () => Promise<string>,
-  ): Promise<DecodeMemory> {
-    const file = decodeSafetensors(bytes, 'the memory')
-    const description = parseDescription(file.metadata)
-    if (description.kind !== 'projected')
-      throw new MemoryError(
-        'a memory of hidden states cannot be decoded from directly: restoreMemory() it, then startDecoding()',
-        { kind: description.kind },
-      )
-    if (description.layers !== layers || description.weights !== (await fingerprint()))
-      throw new MemoryError(
-        'these keys and values were made by other weights: start again from a memory of hidden states',
-        { weights: description.weights },
-      )
-    const arenas: Record<string, Tensor>[] = Array.from({ length: layers }, () => ({}))
-    for (const [name, value] of file.tensors) {
-      const [, index, key] = /^layers\.(\d+)\.(.*)$/.exec(name) ?? []
-      if (index !== undefined && arenas[Number(index)]) arenas[Number(index)]![key!] = toDevice(value)
-    }
-    return new DecodeMemory(arenas, description.batch, description.step, revision, fingerprint)
+  private with(layers: readonly ArenaState[]): DecodeMemory {
+    return new DecodeMemory(layers, this.batch, this.step, this.starts, this.revision, this.fingerprint)
+  }
+}
+
+/**
+ * What `DecodeMemory.serialize` wrote. @internal Use `decoder.restoreDecodeMemory`.
+ * @throws FormatError, MemoryError
+ */
+export function readDecodeMemory(bytes: Uint8Array, fingerprint: string, layers: number) {
+  const file = decodeSafetensors(bytes, 'the memory')
+  const description = parseDescription(file.metadata)
+  if (description.kind !== 'projected')
+    throw new MemoryError(
+      'a memory of hidden states cannot be decoded from directly: restoreMemory() it, then startDecoding()',
+      { kind: description.kind },
+    )
+  if (description.layers?.length !== layers || description.weights !== fingerprint)
+    throw new MemoryError(
+      'these keys and values were made by other weights: start again from a memory of hidden states',
+      { weights: description.weights },
+    )
+  const states = (): ArenaState[] =>
+    description.layers.map((host: Omit<ArenaState, 'tensors'>, index: number) => {
+      const prefix = `layers.${index}.`
+      const own = [...file.tensors].filter(([name]) => name.startsWith(prefix))
+      const tensors = own.map(([name, value]) => [name.slice(prefix.length), toDevice(value)])
+      return { ...host, tensors: Object.fromEntries(tensors) }
+    })
+  return {
+    layers: states,
+    batch: description.batch as number,
+    step: description.step as number,
+    starts: description.starts as number[],
   }
 }
 
@@ -132,35 +205,49 @@ export interface DecodeLayer {
   readonly plan: unknown
 }
 
+const placesOf = (tensors: NamedTensors) => tensors.age!.shape[1]!
+const condensedPlaces = (tensors: NamedTensors) => tensors['condensed.valid']?.shape[1] ?? 0
+
 const normalise = ({ config, weights }: DecodeLayer, hidden: Tensor3D) =>
-  config.normPosition === 'pre'
+  config.normPosition === 'pre' && hidden.size > 0
     ? (applyNorm(config, hidden, weights.own, 'attention.norm') as Tensor3D)
     : hidden
 
+/** Hidden states as attention reads them → [batch, heads, headSize, slots]. */
+function projectSlots({ info, weights }: DecodeLayer, name: string, attended: Tensor3D): Tensor {
+  const [batch, slots] = attended.shape
+  if (slots === 0) return zeros([batch, info.heads, info.headSize, 0])
+  return projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
+}
+
 /** The oldest age that can be attended to: by the method's reach, or by the arena where the youngest stay. */
 function oldestAge({ info, method, plan }: DecodeLayer): number {
-  const reach = method.reach(info)
-  if (Number.isFinite(reach) || method.decode.worth) return reach
-  return method.decode.capacity(info, plan) - 1
+  const { farthest, worth, condensed, capacity } = method.decode
+  const reach = farthest?.(info) ?? method.reach(info)
+  if (condensed) return condensed.above + condensed.rate + condensed.capacity
+  if (Number.isFinite(reach) || worth) return reach
+  return capacity(info, plan) - 1
 }
 
 /** Projects what a layer remembers into an arena. */
-export function enterArena(layer: DecodeLayer, memory: LayerMemory, step: number): Arena {
+export function enterArena(
+  layer: DecodeLayer,
+  memory: LayerMemory,
+  step: number,
+  starts: readonly number[],
+): ArenaState {
   const { config, info, method, weights, plan } = layer
-  const capacity = method.decode.capacity(info, plan)
+  const { condensed } = method.decode
+  const most = method.decode.capacity(info, plan)
   const entered = method.decode.enter?.(info, memory) ?? newestSlots(memory)
-  const kept = Math.min(capacity, entered.hidden.shape[1])
+  const kept = Math.min(most, entered.hidden.shape[1])
   const [batch, count] = entered.age.shape
   const newest = <T extends Tensor>(x: T): T =>
     slice(x, [0, count - kept, ...x.shape.slice(2).map(() => 0)], [batch, kept, ...x.shape.slice(2)]) as T
   const raw = newest(entered.hidden)
   const age = newest(entered.age)
-  const attended = kept > 0 ? normalise(layer, raw) : raw
-  const project = (name: string): Tensor =>
-    kept > 0
-      ? projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
-      : zeros([batch, info.heads, info.headSize, 0])
-  let keys = project('attention.key')
+  const attended = normalise(layer, raw)
+  let keys = projectSlots(layer, 'attention.key', attended)
   if (config.positions === 'rotary' && kept > 0) {
     // Turned to their absolute step in two parts: by age on the device, by the stream's step in float64.
     keys = rotate(
@@ -168,22 +255,61 @@ export function enterArena(layer: DecodeLayer, memory: LayerMemory, step: number
       rotaryAngles([step - 1], info.headSize),
     )
   }
-  const room = capacity - kept
-  const widen = (x: Tensor, empty = 0) =>
-    room > 0
-      ? pad(x, [...x.shape.slice(1).map(() => [0, 0] as [number, number]), [0, room]], empty)
-      : clone(x)
-  const state = method.decode.describe?.(attended, { layer: info, parameters: weights.method, memory }) ?? {}
+  const context = { layer: info, parameters: weights.method, memory, step: step - 1, starts }
+  const state = method.decode.describe?.(attended, context) ?? {}
   const positions = positionTable(layer)
-  return {
-    keys: widen(keys),
-    values: widen(project('attention.value')),
-    age: widen(age, never),
-    valid: widen(newest(entered.valid)),
+  const arena: Record<string, Tensor> = {
+    keys,
+    values: projectSlots(layer, 'attention.value', attended),
+    age,
+    valid: newest(entered.valid),
+    ...Object.fromEntries(Object.entries(state).map(([name, value]) => [`state.${name}`, newest(value)])),
+  }
+  if (condensed) arena.hidden = featureMajor(raw)
+  const room = Math.min(most, roundUp(kept + 1)) - kept
+  const tensors: NamedTensors = {
+    ...widen(arena, room),
     ...(positions && { positions }),
-    ...Object.fromEntries(
-      Object.entries(state).map(([name, value]) => [`state.${name}`, widen(newest(value))]),
-    ),
+    ...(condensed && enterCondensed(layer, condensed, memory)),
+  }
+  return { tensors, room, most, held: kept }
+}
+
+const roundUp = (places: number) => Math.ceil(places / placesAtOnce) * placesAtOnce
+
+/** [batch, slots, width] → [batch, width, slots]. */
+const featureMajor = (hidden: Tensor3D): Tensor =>
+  hidden.size === 0
+    ? zeros([hidden.shape[0], hidden.shape[2], hidden.shape[1]])
+    : transpose(hidden, [0, 2, 1])
+
+/** The tensors that have a place per slot, on the last axis. */
+const perPlace = (name: string) => name !== 'positions' && !name.startsWith('condensed.')
+
+/** Adds empty places behind the others; tensors without places are handed on. */
+function widen(tensors: NamedTensors, places: number): NamedTensors {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, value]) => {
+      if (!perPlace(name)) return [name, value]
+      if (places === 0) return [name, clone(value)]
+      const empty = name === 'age' ? never : 0
+      if (value.size === 0) return [name, fill([...value.shape.slice(0, -1), places], empty)]
+      return [
+        name,
+        pad(value, [...value.shape.slice(1).map(() => [0, 0] as [number, number]), [0, places]], empty),
+      ]
+    }),
+  )
+}
+
+/** What is condensed already. */
+function enterCondensed(layer: DecodeLayer, condensed: CondensedRules, memory: LayerMemory): NamedTensors {
+  const { hidden, valid } = condensed.enter(layer.info, memory)
+  const attended = normalise(layer, hidden)
+  return {
+    'condensed.keys': projectSlots(layer, 'attention.key', attended),
+    'condensed.values': projectSlots(layer, 'attention.value', attended),
+    'condensed.valid': clone(valid),
   }
 }
 
@@ -203,6 +329,41 @@ function newestSlots({ tensors, alive }: LayerMemory) {
     age: fill((_, slot) => slots - 1 - slot),
     valid: fill((row, slot) => (slot >= slots - alive[row]! ? 1 : 0)),
   }
+}
+
+/** Moves the slots alive together and gives back whole steps of places. */
+async function compactArena(state: ArenaState): Promise<ArenaState> {
+  const { tensors, most } = state
+  const places = placesOf(tensors)
+  const counts = tidy(() => sum(tensors.valid!, 1))
+  const alive = Math.max(...(await counts.data()))
+  counts.dispose()
+  const wanted = Math.min(most, roundUp(alive + 1))
+  if (wanted >= places) return { ...state, room: places - alive }
+  const moved = tidy(() => {
+    // The places in use, then others; keys are distinct, so that every backend sorts them alike.
+    const order = tensor(
+      Float32Array.from({ length: places }, (_, place) => -place),
+      [1, places],
+    )
+    const { indices } = topk(add(mul(tensors.valid!, 2 * places), order), wanted)
+    return Object.fromEntries(
+      Object.entries(tensors)
+        .filter(([name]) => perPlace(name))
+        .map(([name, value]) => [name, pickPlaces(value, indices as Tensor2D)]),
+    )
+  })
+  for (const name of Object.keys(moved)) tensors[name]!.dispose()
+  return { ...state, tensors: { ...tensors, ...moved }, room: wanted - alive }
+}
+
+/** Places of x [batch, ..., places], each row its own. */
+function pickPlaces(x: Tensor, index: Tensor2D): Tensor {
+  if (x.rank === 2) return pickSlots(x, index)
+  const last = x.rank - 1
+  const there = [0, last, ...Array.from({ length: last - 1 }, (_, axis) => axis + 1)]
+  const back = [0, ...Array.from({ length: last - 1 }, (_, axis) => axis + 2), 1]
+  return transpose(pickSlots(transpose(x, there), index), back)
 }
 
 /** The keys of all distances that decoding can meet, projected once: they depend on the weights alone. */
@@ -241,14 +402,19 @@ function storedKeys(layer: DecodeLayer, table: Tensor): DistanceKeys {
   }
 }
 
-/** Reads one token in one layer: input [batch, 1, width] → output and the next arena. */
-export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, arena: Arena) {
+/** Reads one token in one layer: input [batch, 1, width] → output and the next state. */
+export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, before: ArenaState) {
   const { config, info, method, weights, plan } = layer
-  const { keys, values, age, valid, positions, ...rest } = arena as Record<string, Tensor>
+  const { condensed } = method.decode
+  const growth = before.room === 0 ? Math.min(placesAtOnce, before.most - placesOf(before.tensors)) : 0
+  const arena = (growth > 0 ? widen(before.tensors, growth) : before.tensors) as Record<string, Tensor>
+  const { keys, values, age, valid, hidden, positions } = arena
   const stored = Object.fromEntries(
-    Object.entries(rest).map(([name, value]) => [name.slice('state.'.length), value]),
+    Object.entries(arena)
+      .filter(([name]) => name.startsWith('state.'))
+      .map(([name, value]) => [name.slice('state.'.length), value]),
   )
-  const [batch, capacity] = age!.shape as [number, number]
+  const [batch, places] = age!.shape as [number, number]
   const slots = (parts: Pick<DecodeSlots, 'age' | 'valid' | 'state'>): DecodeSlots => ({
     layer: info,
     parameters: weights.method,
@@ -257,59 +423,152 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, are
   })
 
   const attended = normalise(layer, input)
-  const project = (name: string) =>
-    projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
+  const project = (name: string) => projectSlots(layer, name, attended)
   const turn = (x: Tensor) =>
     config.positions === 'rotary' ? rotate(x, rotaryAngles([pass.step], info.headSize)) : x
 
-  // The slot worth least gives its place to this step; empty places first.
+  // Dead slots leave; then the slot worth least gives its place to this step, empty places first.
   const aged = add(age!, 1) as Tensor2D
-  const before = slots({ age: aged, valid: valid as Tensor2D, state: stored })
-  const worth = method.decode.worth?.(before) ?? neg(aged)
-  const emptyFirst = sub(worth, mul(sub(1, valid!), never * 2))
-  const here = reshape(indicator(cast(argMin(emptyFirst, 1), 'int32'), capacity), [batch, capacity])
+  const old = slots({ age: aged, valid: valid as Tensor2D, state: stored })
+  const living = (method.decode.alive ? mul(valid!, method.decode.alive(old)) : valid!) as Tensor2D
+  const worth = method.decode.worth?.({ ...old, valid: living }) ?? neg(aged)
+  const emptyFirst = sub(worth, mul(sub(1, living), never * 2))
+  const here = reshape(indicator(cast(argMin(emptyFirst, 1), 'int32'), places), [batch, places])
   const elsewhere = sub(1, here)
   const put = (old: Tensor, now: Tensor) => add(mul(old, elsewhere), mul(now, here))
-  const column = (x: Tensor) => reshape(x, [batch, 1, 1, capacity])
-  const putColumn = (old: Tensor, now: Tensor) => add(mul(old, column(elsewhere)), mul(now, column(here)))
+  const putColumn = (old: Tensor, now: Tensor) => {
+    const shape = [batch, ...new Array(old.rank - 2).fill(1), places]
+    return add(mul(old, reshape(elsewhere, shape)), mul(now, reshape(here, shape)))
+  }
 
-  const described = method.decode.describe?.(attended, { layer: info, parameters: weights.method }) ?? {}
+  const context = { layer: info, parameters: weights.method, step: pass.step, starts: pass.starts }
+  const described = method.decode.describe?.(attended, context) ?? {}
   const now = slots({
     age: mul(aged, elsewhere) as Tensor2D,
-    valid: add(mul(valid!, elsewhere), here) as Tensor2D,
+    valid: add(mul(living, elsewhere), here) as Tensor2D,
     state: Object.fromEntries(
       Object.entries(stored).map(([name, value]) => [name, put(value, described[name] ?? zeros([batch, 1]))]),
     ),
   })
   const nextKeys = putColumn(keys!, turn(project('attention.key')))
   const nextValues = putColumn(values!, project('attention.value'))
+  const held = before.held + 1
 
-  const recall = method.decode.recall?.(now) ?? {}
+  const recall = method.decode.recall?.(now, attended) ?? {}
+  const table = positions && storedKeys(layer, positions)
   const group: AttentionGroup = {
-    slots: capacity,
+    slots: places,
     distance: { kind: 'scattered', age: now.age },
     nearest: info.attendSelf ? 0 : 1,
-    farthest: oldestAge(layer),
+    farthest: condensed ? Number.POSITIVE_INFINITY : oldestAge(layer),
     valid: now.valid,
-    ...(positions && { positions: storedKeys(layer, positions) }),
+    ...(recall.exempt && { exempt: recall.exempt }),
+    ...(table && { positions: table }),
   }
-  const { context, ...outcome } = attend({
+  const beside = condensed && condensedGroup(layer, condensed, arena, held, pass.step, table)
+  const {
+    context: attention,
+    mass,
+    selection,
+  } = attend({
     queries: turn(project('attention.query')),
-    keys: nextKeys,
-    values: nextValues,
-    groups: [group],
+    keys: beside ? concat([nextKeys, beside.keys], 3) : nextKeys,
+    values: beside ? concat([nextValues, beside.values], 3) : nextValues,
+    groups: beside ? [group, beside.group] : [group],
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
     ...attentionConstants(config, info, weights),
   })
-  const settled = method.decode.settle?.(now, outcome) ?? now.state
-  const next: Arena = {
+  const own = mass && (slice(mass, [0, 0], [batch, places]) as Tensor2D)
+  const state = method.decode.settle?.(now, { ...(own && { mass: own }), ...(selection && { selection }) })
+  const next: Record<string, Tensor> = {
+    ...arena,
     keys: nextKeys,
     values: nextValues,
     age: now.age,
     valid: now.valid,
-    ...(positions && { positions }),
-    ...Object.fromEntries(Object.entries(settled).map(([name, value]) => [`state.${name}`, value])),
+    ...Object.fromEntries(
+      Object.entries(state ?? now.state).map(([name, value]) => [`state.${name}`, value]),
+    ),
   }
-  return { output: finishLayer(pass, weights.own, input, context), arena: next }
+  if (condensed) next.hidden = putColumn(hidden!, reshape(input, [batch, info.width, 1]))
+  const after: ArenaState = { ...before, tensors: next, room: Math.max(0, before.room + growth - 1), held }
+  return {
+    output: finishLayer(pass, weights.own, input, attention),
+    state: condensed && held >= condensed.above + condensed.rate ? condense(layer, condensed, after) : after,
+  }
+}
+
+/** The condensed slots: the newest follows the oldest of the arena. */
+function condensedGroup(
+  layer: DecodeLayer,
+  { capacity }: CondensedRules,
+  arena: NamedTensors,
+  held: number,
+  step: number,
+  positions: DistanceKeys | undefined,
+) {
+  const first = held + capacity - 1
+  const keys = arena['condensed.keys']!
+  const group: AttentionGroup = {
+    slots: capacity,
+    distance: { kind: 'contiguous', first },
+    nearest: 0,
+    farthest: Number.POSITIVE_INFINITY,
+    valid: arena['condensed.valid'] as Tensor2D,
+    ...(positions && { positions }),
+  }
+  // Their distances jump when slots are condensed, so they are turned anew at each step.
+  const steps = Array.from({ length: capacity }, (_, slot) => step - first + slot)
+  const turned =
+    layer.config.positions === 'rotary' ? rotate(keys, rotaryAngles(steps, layer.info.headSize)) : keys
+  return { group, keys: turned, values: arena['condensed.values']! }
+}
+
+/** The oldest slots of the arena leave it and become one. */
+function condense(layer: DecodeLayer, { rate, condense }: CondensedRules, arena: ArenaState): ArenaState {
+  const { tensors, held } = arena
+  const [batch, places] = tensors.age!.shape as [number, number]
+  // One-hot rows that pick the oldest, oldest first: [batch, rate, places].
+  const ages = tensor(
+    Float32Array.from({ length: rate }, (_, rank) => held - 1 - rank),
+    [1, rate, 1],
+  )
+  const inUse = reshape(tensors.valid!, [batch, 1, places])
+  const pick = cast(equal(reshape(tensors.age!, [batch, 1, places]), ages), 'float32')
+  const hidden = matMul(pick, tensors.hidden!, false, true) as Tensor3D
+  const perSlot = (x: Tensor) => sum(mul(pick, reshape(x, [batch, 1, places])), 2) // [batch, rate]
+  const state = Object.fromEntries(
+    Object.entries(tensors)
+      .filter(([name]) => name.startsWith('state.'))
+      .map(([name, value]) => [name.slice('state.'.length), perSlot(value)]),
+  )
+  const attended = normalise(
+    layer,
+    condense(hidden, { layer: layer.info, parameters: layer.weights.method, state }),
+  )
+  const shift = (old: Tensor, now: Tensor) => {
+    const begin = old.shape.map((_, axis) => (axis === old.rank - 1 ? 1 : 0))
+    return concat([slice(old, begin), now], old.rank - 1)
+  }
+  const gone = cast(less(tensors.age!, held - rate), 'float32')
+  const valid = sum(mul(pick, inUse), [1, 2]) // [batch]
+  return {
+    ...arena,
+    held: held - rate,
+    room: arena.room + rate,
+    tensors: {
+      ...tensors,
+      valid: mul(tensors.valid!, gone),
+      'condensed.keys': shift(tensors['condensed.keys']!, projectSlots(layer, 'attention.key', attended)),
+      'condensed.values': shift(
+        tensors['condensed.values']!,
+        projectSlots(layer, 'attention.value', attended),
+      ),
+      'condensed.valid': shift(
+        tensors['condensed.valid']!,
+        reshape(cast(greater(valid, 0), 'float32'), [batch, 1]),
+      ),
+    },
+  }
 }

@@ -5,6 +5,7 @@
 import {
   add,
   clipByValue,
+  concat,
   expandDims,
   gather,
   keep,
@@ -12,6 +13,7 @@ import {
   reshape,
   type Scalar,
   scalar,
+  slice,
   type Tensor,
   type Tensor3D,
   tensor,
@@ -20,11 +22,25 @@ import {
   variableGrads,
 } from '@tensorflow/tfjs-core'
 import { type DecoderConfig, layerInfo, type ResolvedConfig, resolveConfig } from './config'
-import { type Arena, type DecodeLayer, DecodeMemory, decodeLayer, enterArena } from './decode'
+import {
+  type ArenaState,
+  type DecodeLayer,
+  DecodeMemory,
+  decodeLayer,
+  enterArena,
+  readDecodeMemory,
+} from './decode'
 import { ConfigError, MemoryError, ShapeError } from './errors'
 import { applyNorm, type LayerWeights, type Pass, runLayer } from './layer'
 import { type LayerRules, Memory } from './memory'
-import type { ForgettingMethod, LayerMemory, NamedTensors, ParameterSpec, PassOptions } from './method'
+import type {
+  ForgettingMethod,
+  LayerInfo,
+  LayerMemory,
+  NamedTensors,
+  ParameterSpec,
+  PassOptions,
+} from './method'
 import { crossEntropy } from './ops/loss'
 import { linear, matMul } from './ops/matmul'
 import { scope } from './ops/scope'
@@ -38,6 +54,8 @@ export interface ForwardResult {
   readonly memory: Memory
   /** The methods' auxiliary losses, weights included, summed over layers. */
   readonly penalty: Scalar
+  /** With `trace`: what each layer's method leaves for a reader. The caller's to dispose of. */
+  readonly trace?: readonly NamedTensors[]
 }
 
 export interface GradientResult {
@@ -54,6 +72,22 @@ export type DecoderDescription = Omit<DecoderConfig, 'method'> & {
   readonly method: readonly { readonly name: string; readonly options: Readonly<Record<string, unknown>> }[]
 }
 
+/** What `report` says of one layer. */
+export interface LayerReport {
+  readonly method: string
+  /** Slots alive, mean over rows. */
+  readonly slots: number
+  readonly bytes: number
+  /** Slots that a step attends to, per head. */
+  readonly attended: readonly number[]
+  /** Multiplications and additions that one step costs in this layer (2 per product of a matrix entry). */
+  readonly flopsPerStep: number
+  /** The method's own figures, by the names of its paper. */
+  readonly figures: Readonly<
+    Record<string, number | { readonly shape: readonly number[]; readonly data: Float32Array }>
+  >
+}
+
 let decoders = 0
 
 export class Decoder {
@@ -66,16 +100,24 @@ export class Decoder {
   private plans: unknown[]
   private readonly identity = `decoder-${++decoders}`
   private updates = 0
+  /** Whose weights these are, if another decoder's. */
+  private readonly owner: Decoder | undefined
 
   /**
    * @param config what to build; `method` says what is remembered
    * @param options.seed of the initial weights (default 0)
+   * @param options.shared another decoder whose weights this one uses; see `withMethod`
    * @throws ConfigError before any tensor is made
    */
-  constructor(config: DecoderConfig, { seed = 0 }: { readonly seed?: number } = {}) {
+  constructor(
+    config: DecoderConfig,
+    { seed = 0, shared }: { readonly seed?: number; readonly shared?: Decoder } = {},
+  ) {
     this.config = resolveConfig(config)
     this.specs = parameterSpecs(this.config)
-    this.parameters = createParameters(this.specs, seed)
+    if (shared) checkSameParameters(this.specs, shared.specs)
+    this.owner = shared
+    this.parameters = shared?.parameters ?? createParameters(this.specs, seed)
     this.rules = this.config.method.map((method, index) => ({ method, info: layerInfo(this.config, index) }))
     this.weights = this.rules.map(({ info }) => this.weightsOf(info.index))
     this.plans = this.rules.map(() => undefined)
@@ -97,6 +139,16 @@ export class Decoder {
       return factory(options)
     })
     return new Decoder({ ...rest, method: made }, options)
+  }
+
+  /**
+   * A decoder with the same weights (not copies: training one trains both) and other methods: another budget, a
+   * larger compressed memory at evaluation. Disposing of it leaves the weights alone.
+   * @throws ConfigError when the methods have other parameters
+   */
+  withMethod(method: ForgettingMethod | readonly ForgettingMethod[]): Decoder {
+    // The table of learned positions stays as it is, however far the new methods reach.
+    return new Decoder({ ...this.config, method }, { shared: this.owner ?? this })
   }
 
   /** The resolved configuration as plain JSON. */
@@ -121,7 +173,9 @@ export class Decoder {
   initialMemory(batch: number): Memory {
     if (!Number.isInteger(batch) || batch < 1)
       throw new ShapeError(`batch must be a whole number from 1 up, not ${batch}`, { batch })
-    const layers = scope(() => this.rules.map(({ method, info }) => method.initialMemory(info, batch)))
+    const layers = scope(() =>
+      this.rules.map(({ method, info }, index) => method.initialMemory(info, batch, this.plans[index])),
+    )
     return new Memory(this.rules, layers, batch, 0)
   }
 
@@ -136,8 +190,16 @@ export class Decoder {
    */
   forward(tokens: Tensor, memory: Memory, options: PassOptions = {}): ForwardResult {
     this.checkTokens(tokens, memory)
-    const { logits, layers, penalty } = scope(() => this.run(tokens, memory, options))
-    return { logits, penalty, memory: this.advance(memory, layers, tokens.shape[1]!) }
+    const { logits, layers, penalty, trace } = scope(() => {
+      const { trace, ...result } = this.run(tokens, memory, options)
+      return { ...result, ...(options.trace && { trace }) }
+    })
+    return {
+      logits,
+      penalty,
+      ...(trace && { trace }),
+      memory: this.advance(memory, layers, tokens.shape[1]!),
+    }
   }
 
   /**
@@ -146,6 +208,8 @@ export class Decoder {
    * @param inputs int32 [batch, block]
    * @param targets int32 [batch, block]
    * @param options.weights float32 [batch, block]: weights of positions in the mean
+   * @param options.unroll cuts the block into this many and backpropagates through the memory from one to the next
+   *   (BPTT); loss and penalty are then means over them. Default 1
    */
   gradients(
     inputs: Tensor,
@@ -156,18 +220,24 @@ export class Decoder {
       readonly draw?: number
       readonly weights?: Tensor
       readonly training?: boolean
+      readonly unroll?: number
     } = {},
   ): GradientResult {
     this.checkTokens(inputs, memory)
     this.checkTargets(inputs, targets)
-    const { weights, training = true, ...rest } = options
+    const { weights, training = true, unroll = 1, ...rest } = options
+    if (!Number.isInteger(unroll) || unroll < 1 || inputs.shape[1]! % unroll !== 0)
+      throw new ShapeError(
+        `unroll must be a whole number that divides the block of ${inputs.shape[1]} steps, not ${unroll}`,
+        { unroll, block: inputs.shape[1] },
+      )
     let loss: Scalar | undefined
     let penalty: Scalar | undefined
     let layers: readonly LayerMemory[] = []
     const names = new Map<string, string>()
     for (const [name, variable] of this.parameters) names.set(variable.name, name)
     const { value, grads } = variableGrads(() => {
-      const result = this.run(inputs, memory, { ...rest, training })
+      const result = this.runUnrolled(inputs, memory, { ...rest, training }, unroll)
       loss = keep(crossEntropy(result.logits, targets, weights))
       penalty = keep(result.penalty)
       layers = result.layers
@@ -222,22 +292,62 @@ export class Decoder {
     const compacted = await Promise.all(
       this.rules.map(({ method, info }, index) => method.compact?.(info, layers[index]!) ?? layers[index]!),
     )
-    return new Memory(this.rules, compacted, memory.batch, memory.step)
+    return new Memory(this.rules, compacted, memory.batch, memory.step, memory.starts)
+  }
+
+  /** The same for a memory of keys and values: dead slots leave it, and it shrinks to what is alive. Consumes it. */
+  compactDecoding(memory: DecodeMemory): Promise<DecodeMemory> {
+    return memory.compact()
+  }
+
+  /** What each layer remembers, attends to and costs; reads values back. `memory` stays as it is. */
+  async report(memory: Memory): Promise<LayerReport[]> {
+    return Promise.all(
+      this.rules.map(async ({ method, info }, index): Promise<LayerReport> => {
+        const layer = memory.layers[index]!
+        const parameters = this.weights[index]!.method
+        const slots = layer.alive.reduce((sum, count) => sum + count, 0) / layer.alive.length
+        const attended =
+          (await method.attended?.(info, parameters)) ?? new Array<number>(info.heads).fill(slots)
+        const values = scope(() => ({ ...method.report?.(info, parameters, layer) }))
+        const figures: Record<string, LayerReport['figures'][string]> = {}
+        for (const [name, value] of Object.entries(values)) {
+          if (typeof value === 'number') figures[name] = value
+          else {
+            figures[name] = { shape: value.shape, data: Float32Array.from(await value.data()) }
+            if (!this.holds(value, layer)) value.dispose()
+          }
+        }
+        return {
+          method: method.name,
+          slots,
+          bytes: Object.values(layer.tensors).reduce((sum, { size }) => sum + 4 * size, 0),
+          attended,
+          flopsPerStep: flopsPerStep(this.config, info, attended),
+          figures,
+        }
+      }),
+    )
   }
 
   /** Projects a memory into keys and values for `decode`. Consumes `memory`. */
   startDecoding(memory: Memory): DecodeMemory {
-    const arenas = scope(() =>
-      this.rules.map((_, index) => enterArena(this.decodeLayer(index), memory.layers[index]!, memory.step)),
+    const { batch, step, starts } = memory
+    const layers = scope(() =>
+      this.rules.map((_, index) => enterArena(this.decodeLayer(index), memory.layers[index]!, step, starts)),
     )
-    const { batch, step } = memory
     memory.dispose()
-    return new DecodeMemory(arenas, batch, step, this.revision, () => this.fingerprint())
+    return this.decodeMemory(layers, batch, step, starts)
   }
 
   /** The memory that a `DecodeMemory` wrote, refused unless the weights are the same. */
-  restoreDecodeMemory(bytes: Uint8Array): Promise<DecodeMemory> {
-    return DecodeMemory.restore(bytes, this.rules.length, this.revision, () => this.fingerprint())
+  async restoreDecodeMemory(bytes: Uint8Array): Promise<DecodeMemory> {
+    const { layers, batch, step, starts } = readDecodeMemory(
+      bytes,
+      await this.fingerprint(),
+      this.rules.length,
+    )
+    return this.decodeMemory(layers(), batch, step, starts)
   }
 
   /**
@@ -256,21 +366,25 @@ export class Decoder {
         `decode() takes int32 tokens of shape [${memory.batch}], not ${tokens.dtype} [${tokens.shape}]`,
         { shape: tokens.shape, dtype: tokens.dtype },
       )
-    const { logits, arenas } = scope(() => {
-      const pass = this.pass(memory.step, {})
+    const { batch, step, starts } = memory
+    const { logits, layers } = scope(() => {
+      const pass = this.pass(memory, {})
       let hidden = this.embed(expandDims(tokens, 1), pass)
-      const arenas: Arena[] = []
-      for (const [index, arena] of memory.layers.entries()) {
-        const result = decodeLayer(pass, this.decodeLayer(index), hidden, arena)
+      const layers: ArenaState[] = []
+      for (const [index, state] of memory.layers.entries()) {
+        const result = decodeLayer(pass, this.decodeLayer(index), hidden, state)
         hidden = result.output
-        arenas.push(result.arena)
+        layers.push(result.state)
       }
-      const logits = reshape(this.output(hidden), [memory.batch, this.config.vocabulary])
-      return { logits, arenas }
+      const logits = reshape(this.output(hidden), [batch, this.config.vocabulary])
+      return { logits, layers }
     })
-    const { batch, step, revision } = memory
-    disposeUnlessKept(memory.consume(), arenas)
-    return { logits, memory: new DecodeMemory(arenas, batch, step + 1, revision, () => this.fingerprint()) }
+    const old = memory.consume().map(({ tensors }) => tensors)
+    disposeUnlessKept(
+      old,
+      layers.map(({ tensors }) => tensors),
+    )
+    return { logits, memory: this.decodeMemory(layers, batch, step + 1, starts) }
   }
 
   /** Copies all parameters to the host. */
@@ -322,8 +436,9 @@ export class Decoder {
     return (hash >>> 0).toString(16).padStart(8, '0')
   }
 
-  /** Frees all parameters. */
+  /** Frees all parameters, unless they are another decoder's. */
   dispose(): void {
+    if (this.owner) return
     for (const variable of this.parameters.values()) variable.dispose()
   }
 
@@ -331,8 +446,25 @@ export class Decoder {
     this.dispose()
   }
 
+  private decodeMemory(
+    layers: readonly ArenaState[],
+    batch: number,
+    step: number,
+    starts: readonly number[],
+  ): DecodeMemory {
+    return new DecodeMemory(layers, batch, step, starts, this.revision, () => this.fingerprint())
+  }
+
+  /** Changes with every update of the weights, and with the methods that read them. */
   private get revision(): string {
-    return `${this.identity}.${this.updates}`
+    return `${this.identity}.${(this.owner ?? this).updates}.${this.updates}`
+  }
+
+  /** Whether a tensor belongs to the parameters or to a memory. */
+  private holds(value: Tensor, { tensors }: LayerMemory): boolean {
+    return (
+      Object.values(tensors).includes(value) || [...this.parameters.values()].some((own) => own === value)
+    )
   }
 
   private weightsOf(index: number): LayerWeights {
@@ -385,20 +517,29 @@ export class Decoder {
       )
   }
 
-  private pass(step: number, { training = false, random, draw }: PassOptions): Pass {
-    const { dropout: rate, dropoutPlaces } = this.config
-    if (training && rate > 0 && !random)
+  private pass(
+    { step, starts }: Pick<Memory, 'step' | 'starts'>,
+    { training = false, random, draw, trace = false }: PassOptions,
+    memoryLearns = false,
+  ): Pass {
+    const { dropout: rate, dropoutPlaces, layerDrop } = this.config
+    if (training && (rate > 0 || layerDrop > 0) && !random)
       throw new ConfigError(
         'training with dropout needs a random generator: pass { random: new Random(seed) }',
         {
           dropout: rate,
+          layerDrop,
         },
       )
     return {
       config: this.config,
       step,
+      starts,
       training,
+      traced: trace,
+      memoryLearns,
       draw: draw ?? (training && random ? random.uniform() : 1),
+      skips: () => training && layerDrop > 0 && random!.uniform() < layerDrop,
       dropout: (place) =>
         training && rate > 0 && dropoutPlaces.includes(place)
           ? (shape) => {
@@ -430,11 +571,17 @@ export class Decoder {
   }
 
   /** The pass itself, inside a tidy or a gradient. */
-  private run(tokens: Tensor, memory: Memory, options: PassOptions) {
-    const pass = this.pass(memory.step, options)
+  private run(
+    tokens: Tensor,
+    memory: Pick<Memory, 'step' | 'starts' | 'layers'>,
+    options: PassOptions,
+    memoryLearns = false,
+  ) {
+    const pass = this.pass(memory, options, memoryLearns)
     let hidden = this.embed(tokens, pass)
     let penalty: Scalar = scalar(0)
     const layers: LayerMemory[] = []
+    const trace: NamedTensors[] = []
     for (const [index, { info }] of this.rules.entries()) {
       const result = runLayer(
         pass,
@@ -446,9 +593,29 @@ export class Decoder {
       )
       hidden = result.output
       layers.push(result.memory)
+      trace.push(result.trace ?? {})
       if (result.penalty) penalty = add(penalty, result.penalty) as Scalar
     }
-    return { logits: this.output(hidden), layers, penalty }
+    return { logits: this.output(hidden), layers, penalty, trace }
+  }
+
+  /** Several blocks one after the other in one gradient: what one remembers, the next learns through. */
+  private runUnrolled(tokens: Tensor, memory: Memory, options: PassOptions, blocks: number) {
+    if (blocks === 1) return this.run(tokens, memory, options)
+    const { starts } = memory
+    const length = tokens.shape[1]! / blocks
+    let { step, layers } = memory as Pick<Memory, 'step' | 'layers'>
+    let penalty: Scalar = scalar(0)
+    const logits: Tensor3D[] = []
+    for (let index = 0; index < blocks; index++) {
+      const part = slice(tokens, [0, index * length], [memory.batch, length])
+      const result = this.run(part, { step, starts, layers }, options, index > 0)
+      logits.push(result.logits)
+      penalty = add(penalty, result.penalty) as Scalar
+      layers = result.layers
+      step += length
+    }
+    return { logits: concat(logits, 1), layers, penalty: mul(penalty, 1 / blocks) as Scalar }
   }
 
   /** Frees what the old memory held and the next one does not. */
@@ -457,8 +624,36 @@ export class Decoder {
       memory.consume().map(({ tensors }) => tensors),
       layers.map(({ tensors }) => tensors),
     )
-    return new Memory(this.rules, layers, memory.batch, memory.step + block)
+    return new Memory(this.rules, layers, memory.batch, memory.step + block, memory.starts)
   }
+}
+
+/** Refuses methods whose parameters are not those that are there. */
+function checkSameParameters(
+  wanted: ReadonlyMap<string, ParameterSpec>,
+  there: ReadonlyMap<string, ParameterSpec>,
+): void {
+  for (const name of new Set([...wanted.keys(), ...there.keys()])) {
+    const [one, other] = [wanted.get(name)?.shape, there.get(name)?.shape]
+    if (`${one}` !== `${other}`)
+      throw new ConfigError(
+        `a decoder with the same weights needs "${name}" of shape [${other ?? 'none'}], the methods given have [${one ?? 'none'}]: use methods with the same parameters`,
+        { name, wanted: one, there: other },
+      )
+  }
+}
+
+/**
+ * Operations of one step in one layer: two per entry of every matrix it is multiplied with, and two per feature of
+ * every slot it attends to for logits, as many for positions and for values.
+ */
+function flopsPerStep(config: ResolvedConfig, info: LayerInfo, attended: readonly number[]): number {
+  const projections = 4 * config.width * info.heads * info.headSize
+  const inner = (config.activation === 'swiglu' ? 3 : 2) * config.width * config.feedForward
+  const perSlot =
+    (config.positions === 'learned' || config.positions === 'sinusoidal' ? 3 : 2) * info.headSize
+  const slots = attended.reduce((sum, count) => sum + count + config.persistentSlots, 0)
+  return 2 * (projections + inner + perSlot * slots)
 }
 
 /** Disposes of the old tensors that are not among the new ones. */

@@ -39,7 +39,7 @@ export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): Forget
       const { memory, layer, attended } = block
       const hidden = memory.tensors.hidden as Tensor3D
       const slots = hidden.shape[1]
-      const remembered = slots > 0 ? [{ hidden: block.normalise(hidden), constant: !block.normalises }] : []
+      const remembered = slots > 0 ? [block.remembered(hidden)] : []
       const valid = validSlots(memory, slots, block.length)
       return {
         groups: [

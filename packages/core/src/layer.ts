@@ -20,7 +20,7 @@ import {
 } from './attention/positions'
 import type { ResolvedConfig } from './config'
 import { ConfigError } from './errors'
-import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup } from './method'
+import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup, SlotPiece } from './method'
 import { gelu, silu } from './ops/activation'
 import { stopGradient } from './ops/differentiable'
 import { linear, projectFromHeads, projectToHeads } from './ops/matmul'
@@ -39,6 +39,12 @@ export interface Pass {
   readonly training: boolean
   readonly draw: number
   readonly step: number
+  readonly starts: readonly number[]
+  readonly traced: boolean
+  /** Whether gradients reach what is remembered: a later block of an unrolled pass. */
+  readonly memoryLearns: boolean
+  /** Whether a layer is skipped in this pass (layer drop): its memory goes on, its output is its input. */
+  skips(layer: number): boolean
   /** A dropout mask for one of the configured places; undefined where nothing is dropped. */
   dropout(place: ResolvedConfig['dropoutPlaces'][number]): ((shape: readonly number[]) => Tensor) | undefined
 }
@@ -47,6 +53,7 @@ export interface LayerResult {
   readonly output: Tensor3D
   readonly memory: LayerMemory
   readonly penalty?: Scalar
+  readonly trace?: NamedTensors
 }
 
 /** Applies the configured norm by the name of its parameters. */
@@ -86,27 +93,34 @@ export function runLayer(
     batch: input.shape[0],
     length: input.shape[1],
     step: pass.step,
+    starts: pass.starts,
     training: pass.training,
     draw: pass.draw,
     parameters: weights.method,
     plan,
+    traced: pass.traced,
     normalise,
-    normalises: pre,
+    remembered: (hidden) => ({ hidden: normalise(hidden), constant: !pre && !pass.memoryLearns }),
   }
   const recall = method.recall(block)
-  const request = attentionRequest(pass, info, weights, attended, recall)
-  const { context, ...left } = attend(request)
-  const attentionOutput = projectFromHeads(context, own('attention.output') as Tensor2D)
+  const queries = projectToHeads(
+    [{ hidden: attended, constant: false }],
+    own('attention.query') as Tensor2D,
+    info.heads,
+  )
+  const request = attentionRequest(pass, info, weights, queries, recall)
+  const skipped = pass.skips(info.index)
+  const { context, ...left } = skipped && !recall.wants ? { context: undefined } : attend(request)
   const settled = method.settle(block, recall, {
     ...left,
     attendWith: (hidden) => {
       const project = (name: string) =>
         projectToHeads([{ hidden, constant: false }], stopGradient(own(name)) as Tensor2D, info.heads)
-      const queries = stopGradient(request.queries)
-      return attendByContent(queries, project('attention.key'), project('attention.value'), request.scale)
+      const [keys, values] = [project('attention.key'), project('attention.value')]
+      return attendByContent(stopGradient(queries), keys, values, request.scale)
     },
   })
-  const output = feedForward(pass, own, addResidual(pass, own, 'attention', input, attentionOutput))
+  const output = skipped || !context ? input : finishLayer(pass, own, input, context)
   return { output, ...settled }
 }
 
@@ -148,7 +162,7 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   )
 }
 
-/** Finishes a layer after attention: [batch, heads, headSize, block] context → the layer's output. Used by decoding. */
+/** Finishes a layer after attention: [batch, heads, headSize, block] context → the layer's output. */
 export function finishLayer(
   pass: Pass,
   own: LayerWeights['own'],
@@ -164,30 +178,24 @@ function attentionRequest(
   pass: Pass,
   info: LayerInfo,
   weights: LayerWeights,
-  attended: Tensor3D,
+  queries: Tensor,
   recall: Recall,
 ): AttentionRequest {
-  const { own } = weights
-  const { heads, headSize } = info
-  const length = attended.shape[1]
+  const { groups } = recall
   const rotary = pass.config.positions === 'rotary'
-  const project = (group: SlotGroup, name: string) =>
-    projectToHeads(group.pieces, own(name) as Tensor2D, heads)
-  const keysOf = (group: SlotGroup) => {
-    const keys = project(group, 'attention.key')
-    return rotary ? rotate(keys, anglesOf(group, keys.shape[3]!, headSize)) : keys
+  const project = (pieces: readonly SlotPiece[], name: string) =>
+    projectToHeads(pieces, weights.own(name) as Tensor2D, info.heads)
+  const pieces = groups.flatMap((group) => group.pieces)
+  const turnedKeys = (group: SlotGroup) => {
+    const keys = project(group.pieces, 'attention.key')
+    return rotate(keys, anglesOf(group, keys.shape[3]!, info.headSize))
   }
-  const queries = projectToHeads(
-    [{ hidden: attended, constant: false }],
-    own('attention.query') as Tensor2D,
-    heads,
-  )
   const dropout = pass.dropout('attention')
   return {
-    queries: rotary ? rotate(queries, rotaryAngles(range(length), headSize)) : queries,
-    keys: joinSlots(recall.groups.map(keysOf)),
-    values: joinSlots(recall.groups.map((group) => project(group, 'attention.value'))),
-    groups: recall.groups.map((group) => attentionGroup(pass.config, info, weights, group)),
+    queries: rotary ? rotate(queries, rotaryAngles(range(queries.shape[3]!), info.headSize)) : queries,
+    keys: rotary ? joinSlots(groups.map(turnedKeys)) : project(pieces, 'attention.key'),
+    values: project(pieces, 'attention.value'),
+    groups: groups.map((group) => attentionGroup(pass.config, info, weights, group)),
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
     ...attentionConstants(pass.config, info, weights),
@@ -238,6 +246,7 @@ function attentionGroup(
     nearest: group.window?.nearest ?? (info.attendSelf ? 0 : 1),
     farthest: group.window?.farthest ?? Number.POSITIVE_INFINITY,
     ...(group.valid && { valid: group.valid }),
+    ...(group.exempt && { exempt: group.exempt }),
     ...(positions && { positions }),
   }
 }

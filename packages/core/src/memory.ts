@@ -5,7 +5,18 @@
  * Two kinds: `Memory` holds hidden states and may be used with any weights of the same shape; `DecodeMemory` holds
  * keys and values and belongs to the weights that made it.
  */
-import { clone, mul, reshape, type Tensor, tensor, tensor1d } from '@tensorflow/tfjs-core'
+import {
+  add,
+  clone,
+  mul,
+  pad,
+  reshape,
+  sub,
+  type Tensor,
+  tensor,
+  tensor1d,
+  zeros,
+} from '@tensorflow/tfjs-core'
 import { FormatError, MemoryError, ShapeError } from './errors'
 import type { ForgettingMethod, LayerInfo, LayerMemory, NamedTensors } from './method'
 import { scope } from './ops/scope'
@@ -92,8 +103,10 @@ export class Memory extends TensorValue {
     private readonly rules: readonly LayerRules[],
     readonly layers: readonly LayerMemory[],
     readonly batch: number,
-    /** Tokens read so far in each row of the stream: the absolute time step of the next one. */
+    /** Tokens read so far: the absolute time step of the next one. */
     readonly step: number,
+    /** The time step at which each row's stream began: 0, or where it was last reset. */
+    readonly starts: readonly number[] = new Array<number>(batch).fill(0),
   ) {
     super()
   }
@@ -104,7 +117,13 @@ export class Memory extends TensorValue {
   }
 
   protected metadata() {
-    return { batch: this.batch, step: this.step, alive: this.layers.map(({ alive }) => alive) }
+    return {
+      batch: this.batch,
+      step: this.step,
+      starts: this.starts,
+      alive: this.layers.map(({ alive }) => alive),
+      gapless: this.layers.map(({ gapless }) => gapless ?? null),
+    }
   }
 
   /** Slots alive, mean over layers and rows (for methods that decide on the device: as last read back). */
@@ -115,8 +134,8 @@ export class Memory extends TensorValue {
 
   clone(): Memory {
     this.check('clone')
-    const layers = this.layers.map(({ tensors, alive }) => ({ tensors: cloneTensors(tensors), alive }))
-    return new Memory(this.rules, layers, this.batch, this.step)
+    const layers = this.layers.map(({ tensors, ...host }) => ({ tensors: cloneTensors(tensors), ...host }))
+    return new Memory(this.rules, layers, this.batch, this.step, this.starts)
   }
 
   /** Hands the layers over to the next pass. @internal */
@@ -142,14 +161,16 @@ export class Memory extends TensorValue {
     const layers = this.consume().map((layer, index) => {
       const { info, method } = this.rules[index]!
       const next = scope(() => {
-        const { tensors, alive } = (method.reset ?? resetRows)(info, layer, rows)
-        return { tensors: { ...tensors }, alive: [...alive] }
+        const { tensors, ...host } =
+          method.reset?.(info, layer, rows) ?? resetRows(layer, method.initialMemory(info, 1), rows)
+        return { tensors: { ...tensors }, ...host }
       })
       const kept = new Set(Object.values(next.tensors))
       for (const value of Object.values(layer.tensors)) if (!kept.has(value)) value.dispose()
       return next
     })
-    return new Memory(this.rules, layers, this.batch, this.step)
+    const starts = this.starts.map((start, row) => (rows.includes(row) ? this.step : start))
+    return new Memory(this.rules, layers, this.batch, this.step, starts)
   }
 
   /**
@@ -158,7 +179,7 @@ export class Memory extends TensorValue {
    */
   static restore(rules: readonly LayerRules[], bytes: Uint8Array): Memory {
     const file = decodeSafetensors(bytes, 'the memory')
-    const { kind, batch, step, alive } = parseDescription(file.metadata)
+    const { kind, batch, step, starts, alive, gapless } = parseDescription(file.metadata)
     if (kind !== 'hidden')
       throw new MemoryError(`a memory of ${kind} keys and values cannot stand in for one of hidden states`, {
         kind,
@@ -193,9 +214,10 @@ export class Memory extends TensorValue {
       return {
         tensors: Object.fromEntries(own.map(([name, value]) => [name.slice(prefix.length), toDevice(value)])),
         alive: counts,
+        ...(gapless?.[index] != null && { gapless: gapless[index] }),
       }
     })
-    return new Memory(rules, layers, batch, step)
+    return new Memory(rules, layers, batch, step, starts)
   }
 }
 
@@ -214,19 +236,33 @@ export function parseDescription(metadata: Readonly<Record<string, string>>) {
 
 export const toDevice = ({ data, shape, dtype }: HostTensor) => tensor(data, shape as number[], dtype)
 
-/** Zeroes rows; what is alive there is forgotten, or is zeros again where the first memory is zeros. */
-function resetRows(info: LayerInfo, memory: LayerMemory, rows: readonly number[]): LayerMemory {
+/**
+ * Rows get what the method starts with (`first`, one row), as their newest slots; older places stay empty: zeros, also
+ * in `valid`.
+ */
+export function resetRows(memory: LayerMemory, first: LayerMemory, rows: readonly number[]): LayerMemory {
   const batch = memory.alive.length
   const keep = tensor1d(Float32Array.from({ length: batch }, (_, row) => (rows.includes(row) ? 0 : 1)))
   const tensors = Object.fromEntries(
     Object.entries(memory.tensors).map(([name, value]) => {
-      const rowShape = [batch, ...new Array(value.rank - 1).fill(1)]
-      return [name, mul(value, reshape(keep, rowShape))]
+      const initial = first.tensors[name]
+      const slots = Math.max(value.shape[1] ?? 0, initial?.shape[1] ?? 0)
+      const kept = reshape(keep, [batch, ...new Array(value.rank - 1).fill(1)])
+      const rest = mul(padOldest(value, slots), kept)
+      if (!initial || initial.size === 0) return [name, rest]
+      return [name, add(rest, mul(padOldest(initial, slots), sub(1, kept)))]
     }),
   )
-  const slots = memory.tensors.hidden?.shape[1] ?? 0
-  const alive = memory.alive.map((count, row) =>
-    rows.includes(row) ? (info.initialMemory === 'zeros' ? slots : 0) : count,
+  const alive = memory.alive.map((count, row) => (rows.includes(row) ? first.alive[0]! : count))
+  return { ...memory, tensors, alive }
+}
+
+/** [batch, slots, ...] with zeros put before the oldest slot, up to `slots`. */
+export function padOldest(x: Tensor, slots: number): Tensor {
+  if (x.rank < 2 || x.shape[1] === slots) return x
+  if (x.shape[1] === 0) return zeros([x.shape[0]!, slots, ...x.shape.slice(2)])
+  return pad(
+    x,
+    x.shape.map((size, axis) => [axis === 1 ? slots - size : 0, 0] as [number, number]),
   )
-  return { tensors, alive }
 }

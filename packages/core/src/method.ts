@@ -41,6 +41,8 @@ export interface LayerMemory {
   readonly tensors: NamedTensors
   /** Slots alive in each row of the batch. They are the newest ones unless `tensors.valid` says otherwise. */
   readonly alive: readonly number[]
+  /** How many of the newest slots follow each other without a gap, for methods whose older slots are scattered. */
+  readonly gapless?: number
 }
 
 /** The block now being read, as a method sees it. */
@@ -55,6 +57,8 @@ export interface Block {
   readonly length: number
   /** Absolute time step of the block's first token. */
   readonly step: number
+  /** The time step at which each row's stream began. */
+  readonly starts: readonly number[]
   readonly training: boolean
   /** One uniform draw in [0, 1) for this forward pass, the same in all layers (Expire-Span's random shortening). */
   readonly draw: number
@@ -62,10 +66,15 @@ export interface Block {
   readonly parameters: NamedTensors
   /** What `prepare` returned after the last update. */
   readonly plan: unknown
+  /** Whether `settle` shall leave its `trace`. */
+  readonly traced: boolean
   /** The layer's norm before attention, for remembered hidden states; the identity where norms come last. */
   normalise(hidden: Tensor3D): Tensor3D
-  /** False where norms come last: then remembered hidden states are constants. */
-  readonly normalises: boolean
+  /**
+   * Remembered hidden states as a piece to attend to: normalised, and declared constant unless a gradient reaches
+   * them (through the norm, or from a later block of the same unrolled pass).
+   */
+  remembered(hidden: Tensor3D): SlotPiece
 }
 
 /**
@@ -85,6 +94,8 @@ export interface SlotGroup {
   readonly beyond?: 'none' | 'clamp'
   /** [batch, slots] 1 for slots that exist, 0 for empty places. Default: all exist. */
   readonly valid?: Tensor2D
+  /** [batch, slots] 1 for slots that are always attended to: neither terms nor `farthest` apply (sinks). Default: none. */
+  readonly exempt?: Tensor2D
 }
 
 export interface SlotPiece {
@@ -97,8 +108,9 @@ export interface SlotPiece {
 export type SlotDistance =
   /** d(i, j) = first - j + floor(i / queriesPerStep); Infinity for slots that keep their distance (sinks). */
   | { readonly kind: 'contiguous'; readonly first: number; readonly queriesPerStep?: number }
-  /** d(b, i, j) = age[b, j] + i: survivors of different ages. age: int32 or float32 [batch, slots]. */
-  | { readonly kind: 'scattered'; readonly age: Tensor2D }
+  /** d(b, i, j) = age[b, j] + i: survivors of different ages. age: int32 or float32 [batch, slots].
+   *  `youngest`: no valid slot is nearer to the first query than this, which saves masks and positions. */
+  | { readonly kind: 'scattered'; readonly age: Tensor2D; readonly youngest?: number }
 
 /** What changes the strength of attention, declared so that one fused kernel can serve all methods. Slot axes run
  *  over all groups in order; `weight ∝ m · exp(logit - b)`. */
@@ -148,6 +160,22 @@ export interface Settled {
   readonly memory: LayerMemory
   /** Added to the loss, weights included. */
   readonly penalty?: Scalar
+  /** What a reader may want to see of this block (spans, masks, votes). Made when `block.traced`. */
+  readonly trace?: NamedTensors
+}
+
+/** Slots of whichever method, as another method judges them that is combined with it. Slots run over all groups. */
+export interface OverlaySlots {
+  readonly layer: LayerInfo
+  /** Hidden states as attention reads them [batch, slots, width]. */
+  readonly hidden: Tensor3D
+  /** Distance of each slot from the block's first query [batch, slots]; below 0 for later steps of the block. */
+  readonly age: Tensor2D
+  /** The queries' hidden states as attention reads them [batch, block, width]. */
+  readonly queries: Tensor3D
+  readonly training: boolean
+  readonly draw: number
+  readonly parameters: NamedTensors
 }
 
 /**
@@ -165,20 +193,32 @@ export interface ForgettingMethod {
   readonly decides: 'step' | 'block'
   /** Own parameters of one layer. */
   parameters?(layer: LayerInfo): Readonly<Record<string, ParameterSpec>>
-  initialMemory(layer: LayerInfo, batch: number): LayerMemory
+  /** Where the authors' checkpoints keep those parameters: the same numbers in the same order, in another shape. */
+  stateDict?(family: string, layer: LayerInfo): Readonly<Record<string, StateDictPlace>>
+  initialMemory(layer: LayerInfo, batch: number, plan?: unknown): LayerMemory
   /** Host values that shapes depend on (Adaptive-Span's trimming), read once per update and never inside a pass. */
   prepare?(layer: LayerInfo, parameters: NamedTensors): Promise<unknown>
   /** What may be attended to and how strongly. Differentiable. */
   recall(block: Block): Recall
   /** The next memory and the penalty. Differentiable; detaching is the loop's business. */
   settle(block: Block, recall: Recall, outcome: Outcome): Settled
+  /** Terms and penalty over slots that another method keeps, for `combine`. Absent: cannot be combined so. */
+  overlay?(slots: OverlaySlots): { readonly terms: readonly Term[]; readonly penalty?: Scalar }
   /**
    * Gives up slots that are dead in every row, after the pass: may read counts back, so it is awaited outside it.
    * The memory is consumed. Methods whose survivors are known on the host need none.
    */
   compact?(layer: LayerInfo, memory: LayerMemory): Promise<LayerMemory>
-  /** Forgets everything in some rows. Default: zeroes them in every tensor. */
+  /** Forgets everything in some rows. Default: they get what `initialMemory` has, empty places beside it. */
   reset?(layer: LayerInfo, memory: LayerMemory, rows: readonly number[]): LayerMemory
+  /** Figures for a reader, named as in the paper: spans per head, remaining life, range. Tensors or numbers. */
+  report?(
+    layer: LayerInfo,
+    parameters: NamedTensors,
+    memory: LayerMemory,
+  ): Readonly<Record<string, Tensor | number>>
+  /** Slots that a step attends to per head, for counting operations. Default: all that are remembered. */
+  attended?(layer: LayerInfo, parameters: NamedTensors): Promise<readonly number[]>
   /** The farthest positional distance that a step may attend to; Infinity if only the memory's size bounds it. */
   reach(layer: LayerInfo): number
   /** Most slots a row can hold between blocks of this length, for allocation and the bytes bound; Infinity if none. */
@@ -187,10 +227,10 @@ export interface ForgettingMethod {
   readonly decode: DecodeRules
 }
 
-/** The slots of one layer in the streaming decoder: an arena of fixed capacity; any slot may die at any step. */
+/** The slots of one layer in the streaming decoder: any slot may die at any step. */
 export interface DecodeSlots {
   readonly layer: LayerInfo
-  /** int32 [batch, capacity]: distance of each slot from the present step (0 for the step itself). */
+  /** Distance of each slot from the present step (0 for the step itself) [batch, capacity]. */
   readonly age: Tensor2D
   /** [batch, capacity]: 1 where a slot is in use. */
   readonly valid: Tensor2D
@@ -200,9 +240,21 @@ export interface DecodeSlots {
   readonly plan: unknown
 }
 
+/** What `describe` may know of the slots it describes. */
+export interface DescribeContext {
+  readonly layer: LayerInfo
+  readonly parameters: NamedTensors
+  /** Time step of the newest of the slots. */
+  readonly step: number
+  /** The time step at which each row's stream began. */
+  readonly starts: readonly number[]
+  /** Given when a block memory moves in: the slots are those of `enter`. */
+  readonly memory?: LayerMemory
+}
+
 /** All of it runs on the device: no count is read back to decide which slot dies. */
 export interface DecodeRules {
-  /** Slots of the arena, the present step included. */
+  /** Most slots there can be, the present step included; places are allocated as they are needed. */
   capacity(layer: LayerInfo, plan: unknown): number
   /**
    * The slots of a block memory when it moves into an arena, oldest first: hidden states [batch, slots, width], age
@@ -213,21 +265,59 @@ export interface DecodeRules {
     memory: LayerMemory,
   ): { readonly hidden: Tensor3D; readonly age: Tensor2D; readonly valid: Tensor2D }
   /** Values kept with each slot beside key and value, from the hidden states [batch, slots, width] as attention
-   *  reads them: each [batch, slots]. `memory` is given when a block memory moves in. */
-  describe?(
-    hidden: Tensor3D,
-    context: { readonly layer: LayerInfo; readonly parameters: NamedTensors; readonly memory?: LayerMemory },
-  ): NamedTensors
-  /** [batch, capacity]: what each slot is worth; the one worth least gives its place to the present step.
-   *  Default: the youngest are worth most. */
+   *  reads them: each [batch, slots]. */
+  describe?(hidden: Tensor3D, context: DescribeContext): NamedTensors
+  /** [batch, capacity]: what each slot is worth; where no place is empty, the one worth least gives its place to the
+   *  present step. Default: the youngest are worth most. */
   worth?(slots: DecodeSlots): Tensor2D
-  /** Terms over the arena. */
-  recall?(slots: DecodeSlots): {
+  /** [batch, capacity]: 1 for slots that may still be attended to at the present step or later. Others leave their
+   *  places. Default: all. */
+  alive?(slots: DecodeSlots): Tensor2D
+  /** The farthest distance attended to. Default: the method's reach. */
+  farthest?(layer: LayerInfo): number
+  /** Terms over the arena, and slots that no term and no `farthest` applies to. `query` [batch, 1, width]. */
+  recall?(
+    slots: DecodeSlots,
+    query: Tensor3D,
+  ): {
     readonly terms?: readonly Term[]
     readonly wants?: Recall['wants']
+    readonly exempt?: Tensor2D
   }
   /** New values per slot from what attention left behind (Selective: F). */
   settle?(slots: DecodeSlots, outcome: Pick<Outcome, 'mass' | 'selection'>): NamedTensors
+  /** Older slots that stand for several steps each (Compressive Transformer), beside the arena. */
+  readonly condensed?: CondensedRules
+}
+
+/**
+ * A second, ordered store of slots: whenever the arena holds `above + rate` slots, its oldest `rate` leave it and
+ * become one of these. Positional distance counts slots: the newest of these follows the oldest of the arena.
+ */
+export interface CondensedRules {
+  /** Slots of the second store. */
+  readonly capacity: number
+  readonly rate: number
+  /** Slots that stay in the arena. */
+  readonly above: number
+  /** The condensed slots of a block memory: hidden states [batch, capacity, width], validity [batch, capacity]. */
+  enter(layer: LayerInfo, memory: LayerMemory): { readonly hidden: Tensor3D; readonly valid: Tensor2D }
+  /** The oldest slots' hidden states [batch, rate, width] and their state [batch, rate] → one [batch, 1, width]. */
+  condense(
+    hidden: Tensor3D,
+    context: {
+      readonly layer: LayerInfo
+      readonly parameters: NamedTensors
+      readonly state: NamedTensors
+    },
+  ): Tensor3D
+}
+
+/** A tensor of the authors' state-dict that holds a method's parameter. */
+export interface StateDictPlace {
+  /** Under each of these names (shared parameters have several). */
+  readonly names: readonly string[]
+  readonly shape: readonly number[]
 }
 
 /** What a forward pass may be told beside tokens and memory. */
@@ -238,4 +328,6 @@ export interface PassOptions {
   readonly random?: Random
   /** The uniform draw shared by all layers, injected instead of drawn from `random`. */
   readonly draw?: number
+  /** Return what the methods leave for a reader (`trace`), one record of tensors per layer. */
+  readonly trace?: boolean
 }

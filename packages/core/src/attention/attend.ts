@@ -40,6 +40,8 @@ import { type DistanceKeys, positionLogits } from './positions'
 export interface AttentionGroup extends GroupGeometry {
   /** [batch, slots], 1 where a slot exists; absent if all do. */
   readonly valid?: Tensor2D
+  /** [batch, slots], 1 where neither terms nor (of scattered slots) `farthest` apply; absent if nowhere. */
+  readonly exempt?: Tensor2D
   /** Keys of relative distances, absent where the group has no positional term. */
   readonly positions?: DistanceKeys
 }
@@ -105,10 +107,13 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
   if (positional) logits = add(logits, positional)
 
   const forbidden = combinedMask(groups, block)
-  const selected = selectionOf(request, logits, forbidden)
+  const exempt = joinExempt(groups)
+  const selected = selectionOf(request, logits, forbidden, exempt)
   if (selected) logits = sub(logits, selected.penalty)
-  for (const term of terms) if (term.kind === 'bias') logits = add(logits, term.bias)
+  for (const term of terms)
+    if (term.kind === 'bias') logits = add(logits, exempt ? mul(term.bias, sub(1, exempt)) : term.bias)
   let strength = strengthOf(terms, groups, block, request.queries.shape[1]!)
+  if (strength && exempt) strength = add(mul(strength, sub(1, exempt)), exempt)
   if (strength) {
     // Zero, not only far below the rest: a query to whom all is forgotten must not see what it may not attend to.
     if (forbidden) strength = mul(strength, allowedBy(forbidden))
@@ -169,9 +174,12 @@ function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor 
     const masks: Tensor[] = window ? [tensor(window, [1, 1, block, group.slots])] : []
     if (group.distance.kind === 'scattered') {
       const distance = distances(group, block)
-      masks.push(mul(cast(less(distance, group.nearest), 'float32'), masked))
-      if (Number.isFinite(group.farthest))
-        masks.push(mul(cast(greater(distance, group.farthest), 'float32'), masked))
+      if (!((group.distance.youngest ?? Number.NEGATIVE_INFINITY) >= group.nearest))
+        masks.push(mul(cast(less(distance, group.nearest), 'float32'), masked))
+      if (Number.isFinite(group.farthest)) {
+        const far = mul(cast(greater(distance, group.farthest), 'float32'), masked)
+        masks.push(group.exempt ? mul(far, sub(1, asColumns(group.exempt))) : far)
+      }
     }
     if (group.valid) {
       const batch = group.valid.shape[0]
@@ -188,6 +196,17 @@ function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor 
     parts.map((part, index) => whole(part, groups[index]!)),
     3,
   )
+}
+
+/** [batch, slots] → [batch, 1, 1, slots]. */
+const asColumns = (x: Tensor2D): Tensor => reshape(x, [x.shape[0], 1, 1, x.shape[1]])
+
+/** Which slots no term applies to, [batch, 1, 1, slots]; null where terms apply to all. */
+function joinExempt(groups: readonly AttentionGroup[]): Tensor | null {
+  const batch = groups.find(({ exempt }) => exempt)?.exempt?.shape[0]
+  if (batch === undefined) return null
+  const parts = groups.map(({ exempt, slots }) => exempt ?? (zeros([batch, slots]) as Tensor2D))
+  return asColumns((parts.length === 1 ? parts[0]! : concat(parts, 1)) as Tensor2D)
 }
 
 /** 1 where `combinedMask` has 0, else 0. */
@@ -238,7 +257,12 @@ function joinDistances(groups: readonly AttentionGroup[], block: number): Tensor
  * Selective Attention: F from the logits of one head. Leviathan, Kalman, Matias 2024, section 3: votes
  * S = ReLU(logits), none on exempt slots, on oneself or on the future; F counts the votes of strictly earlier queries.
  */
-function selectionOf(request: AttentionRequest, logits: Tensor, forbidden: Tensor | null) {
+function selectionOf(
+  request: AttentionRequest,
+  logits: Tensor,
+  forbidden: Tensor | null,
+  unvoted: Tensor | null,
+) {
   const term = request.terms.find((candidate) => candidate.kind === 'selection')
   if (!term) return null
   const [batch, , block, slots] = logits.shape as [number, number, number, number]
@@ -249,7 +273,8 @@ function selectionOf(request: AttentionRequest, logits: Tensor, forbidden: Tenso
     : ones([1, 1, slots])
   const distance = joinDistances(request.groups, block)
   const notSelf = cast(greater(reshape(distance, [distance.shape[0]!, block, slots]), 0), 'float32')
-  const counted = mul(mul(allowed, notSelf), reshape(sub(1, term.exempt), [batch, 1, slots]))
+  let counted = mul(mul(allowed, notSelf), reshape(sub(1, term.exempt), [batch, 1, slots]))
+  if (unvoted) counted = mul(counted, reshape(sub(1, unvoted), [batch, 1, slots]))
   const votes = mul(relu(head), stopGradient(counted)) // [batch, block, slots]
   // Cumulated over queries: the last axis, where tfjs's cumsum is fast and its gradient right.
   const perSlot = transpose(votes, [0, 2, 1])

@@ -134,6 +134,7 @@ export function positionLogits(queries: Tensor, keys: DistanceKeys, group: Group
   }
 
   // Scattered survivors: as if every age were there; then each slot picks its own by a product with one-hot rows.
+  if (keys.beyond === 'none' && (distance.youngest ?? 0) > keys.farthest) return null
   const oldest = Math.min(keys.farthest, group.farthest)
   if (!Number.isFinite(oldest))
     throw new ConfigError(

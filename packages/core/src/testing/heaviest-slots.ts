@@ -4,9 +4,7 @@
  */
 import {
   add,
-  cast,
   concat,
-  gather,
   mul,
   ones,
   range,
@@ -14,33 +12,18 @@ import {
   slice,
   sub,
   type Tensor,
-  type Tensor1D,
   type Tensor2D,
   type Tensor3D,
-  tensor,
-  tensor1d,
   tile,
   topk,
   zeros,
 } from '@tensorflow/tfjs-core'
 import type { ForgettingMethod, LayerInfo, LayerMemory } from '../method'
+import { pickSlots } from '../slots'
 
 /** [batch, slots, width] → the first feature [batch, slots]. */
 const firstFeature = (hidden: Tensor3D): Tensor2D =>
   reshape(slice(hidden, [0, 0, 0], [-1, -1, 1]), hidden.shape.slice(0, 2) as [number, number])
-
-/** Rows of x [batch, slots, ...] picked by index [batch, count], each row of the batch its own. */
-function pick(x: Tensor, index: Tensor2D): Tensor {
-  const [batch, slots, ...rest] = x.shape as [number, number, ...number[]]
-  const count = index.shape[1]
-  const start = tensor(
-    Int32Array.from({ length: batch }, (_, row) => row * slots),
-    [batch, 1],
-    'int32',
-  )
-  const flat = cast(reshape(add(index, start), [batch * count]), 'int32') as Tensor1D
-  return reshape(gather(reshape(x, [batch * slots, ...rest]), flat), [batch, count, ...rest])
-}
 
 /** The weight, and among equals (zeros at the start) the youngest. */
 const worthOf = (weight: Tensor, age: Tensor): Tensor2D => sub(weight, mul(age, 1e-3))
@@ -70,7 +53,7 @@ export function heaviestSlots({ budget }: { readonly budget: number }): Forgetti
       const { hidden, age, valid } = block.memory.tensors as Record<string, Tensor>
       const now = { pieces: [{ hidden: block.attended, constant: false }], distance: contiguousFromNow }
       if (hidden!.shape[1] === 0) return { groups: [now] }
-      const remembered = { hidden: block.normalise(hidden as Tensor3D), constant: !block.normalises }
+      const remembered = block.remembered(hidden as Tensor3D)
       return {
         groups: [
           {
@@ -100,24 +83,9 @@ export function heaviestSlots({ budget }: { readonly budget: number }): Forgetti
       )
       const { indices } = topk(sub(worthOf(weight, all.age), mul(sub(1, all.valid), 1e6)), budget)
       const tensors = Object.fromEntries(
-        Object.entries(all).map(([name, value]) => [name, pick(value, indices as Tensor2D)]),
+        Object.entries(all).map(([name, value]) => [name, pickSlots(value, indices as Tensor2D)]),
       )
       return { memory: { tensors, alive } }
-    },
-    reset: (layer, memory, rows) => {
-      const { alive } = memory
-      const keep = tensor1d(
-        Float32Array.from({ length: alive.length }, (_, row) => (rows.includes(row) ? 0 : 1)),
-      )
-      const first = initialMemory(layer, alive.length)
-      const tensors = Object.fromEntries(
-        Object.entries(memory.tensors).map(([name, value]) => {
-          const kept = reshape(keep, [alive.length, ...value.shape.slice(1).fill(1)])
-          const zeroed = mul(value, kept)
-          return [name, first.alive[0]! > 0 ? add(zeroed, mul(first.tensors[name]!, sub(1, kept))) : zeroed]
-        }),
-      )
-      return { tensors, alive: alive.map((count, row) => (rows.includes(row) ? first.alive[row]! : count)) }
     },
     decode: {
       capacity: () => budget + 1,
