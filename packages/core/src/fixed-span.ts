@@ -2,9 +2,10 @@
  * The Transformer-XL memory (Dai et al. 2019, arXiv 1901.02860, section 3.2): the last `span` hidden states of each
  * layer, all attended to alike. The simplest method, and the baseline of the others.
  */
-import { concat, slice, type Tensor3D, tensor2d, zeros } from '@tensorflow/tfjs-core'
+import { type Tensor3D, zeros } from '@tensorflow/tfjs-core'
 import { ConfigError } from './errors'
-import type { Block, ForgettingMethod, LayerMemory } from './method'
+import type { ForgettingMethod } from './method'
+import { lastSlots, validSlots } from './slots'
 
 export interface FixedSpanOptions {
   /** Steps remembered: each step attends to the `span` steps before it. */
@@ -40,7 +41,7 @@ export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): Forget
       const hidden = memory.tensors.hidden as Tensor3D
       const slots = hidden.shape[1]
       const remembered = slots > 0 ? [block.remembered(hidden)] : []
-      const valid = validSlots(memory, slots, block.length)
+      const valid = validSlots(memory, block.length)
       return {
         groups: [
           {
@@ -55,23 +56,4 @@ export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): Forget
     settle: (block) => ({ memory: lastSlots(block, span) }),
     decode: { capacity: () => span + 1 },
   }
-}
-
-/** The newest `count` of the remembered and the block's hidden states. */
-function lastSlots({ memory, input, length, batch, layer }: Block, count: number): LayerMemory {
-  const all = concat([memory.tensors.hidden as Tensor3D, input], 1)
-  const dropped = Math.max(0, all.shape[1] - count)
-  const hidden = dropped > 0 ? slice(all, [0, dropped, 0], [batch, count, layer.width]) : all
-  return { tensors: { hidden }, alive: memory.alive.map((alive) => Math.min(count, alive + length)) }
-}
-
-/** 1 for slots that are alive (the newest ones), [batch, slots + block]; undefined when all are. */
-function validSlots(memory: LayerMemory, slots: number, block: number) {
-  if (memory.alive.every((alive) => alive === slots)) return undefined
-  const total = slots + block
-  const values = new Float32Array(memory.alive.length * total)
-  memory.alive.forEach((alive, row) => {
-    values.fill(1, row * total + slots - alive, (row + 1) * total)
-  })
-  return tensor2d(values, [memory.alive.length, total])
 }

@@ -3,7 +3,7 @@ export { attendPlain, setAttentionKernel } from './attention/attend'
 export type { DistanceKeys } from './attention/positions'
 export type { DecoderConfig, DropoutPlace, ResolvedConfig } from './config'
 export { DecodeMemory } from './decode'
-export type { DecoderDescription, ForwardResult, GradientResult } from './decoder'
+export type { DecoderDescription, ForwardResult, GradientResult, LayerReport } from './decoder'
 export { Decoder } from './decoder'
 export * from './errors'
 export type { FixedSpanOptions } from './fixed-span'
@@ -17,5 +17,19 @@ export type { Preset, PresetName, TrainingPreset } from './presets'
 export { presets } from './presets'
 export * from './random'
 export * from './safetensors'
+export {
+  agesOf,
+  joinSlots,
+  keepSlots,
+  lastSlots,
+  pickSlots,
+  scatteredAges,
+  scatteredEnter,
+  scatteredGroups,
+  scatteredNext,
+  scatteredStart,
+  slotsFrom,
+  validSlots,
+} from './slots'
 export type { StateDictFamily } from './state-dict'
 export { fromStateDict, toStateDict } from './state-dict'

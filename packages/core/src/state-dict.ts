@@ -2,7 +2,7 @@
  * Parameter names and layouts of the original PyTorch implementations, both ways. Linear weights are (out, in) there
  * and [in, out] here; relative keys run from far to near there and from near to far here.
  */
-import type { ResolvedConfig } from './config'
+import { layerInfo, type ResolvedConfig } from './config'
 import { ConfigError, ShapeError } from './errors'
 import type { HostTensor } from './safetensors'
 
@@ -12,6 +12,8 @@ export type StateDictFamily = 'transformer-sequential' | 'adaptive-span' | 'tran
 
 type Layout =
   | { readonly kind: 'same' }
+  /** The same numbers in the same order, in another shape there: a method's own parameters. */
+  | { readonly kind: 'reshaped'; readonly here: readonly number[]; readonly there: readonly number[] }
   /** (out, in) ↔ [in, out]; `rows` [from, to): one of several weights stacked along out. */
   | { readonly kind: 'linear'; readonly rows?: readonly [from: number, to: number]; readonly of?: number }
   /** (1, headSize, distances), far to near ↔ [distances, headSize], near to far. */
@@ -40,6 +42,17 @@ function entries(family: StateDictFamily, config: ResolvedConfig): Entry[] {
   }
   const layers = Array.from({ length: config.layers }, (_, index) => index)
   const inner = config.heads * config.headSize
+  for (const index of layers) {
+    const layer = layerInfo(config, index)
+    const method = config.method[index]!
+    const specs = method.parameters?.(layer) ?? {}
+    for (const [name, { names, shape }] of Object.entries(method.stateDict?.(family, layer) ?? {}))
+      add(`layers.${index}.method.${name}`, names, {
+        kind: 'reshaped',
+        here: specs[name]!.shape,
+        there: shape,
+      })
+  }
 
   if (family === 'transformer-xl') {
     add('embedding.weight', 'word_emb.emb_layers.0.weight', same)
@@ -108,7 +121,8 @@ function eachIndex(
   visit: (ours: number, theirs: number) => void,
 ): void {
   const size = shape.reduce((product, dimension) => product * dimension, 1)
-  if (layout.kind === 'same') for (let index = 0; index < size; index++) visit(index, index)
+  if (layout.kind === 'same' || layout.kind === 'reshaped')
+    for (let index = 0; index < size; index++) visit(index, index)
   else if (layout.kind === 'linear') {
     const [inputs, outputs] = shape as [number, number]
     const first = layout.rows?.[0] ?? 0
@@ -127,6 +141,7 @@ function eachIndex(
 }
 
 function shapeThere(layout: Layout, shape: readonly number[]): number[] {
+  if (layout.kind === 'reshaped') return [...layout.there]
   if (layout.kind === 'linear') return [layout.of ?? shape[1]!, shape[0]!]
   if (layout.kind === 'distances') return [1, shape[1]!, shape[0]!]
   if (layout.kind === 'swap-last') return [shape[0]!, shape[2]!, shape[1]!]
@@ -134,6 +149,7 @@ function shapeThere(layout: Layout, shape: readonly number[]): number[] {
 }
 
 function shapeHere(layout: Layout, shape: readonly number[]): number[] {
+  if (layout.kind === 'reshaped') return [...layout.here]
   if (layout.kind === 'linear') return [shape[1]!, layout.rows ? layout.rows[1] - layout.rows[0] : shape[0]!]
   if (layout.kind === 'distances') return [shape[2]!, shape[1]!]
   if (layout.kind === 'swap-last') return [shape[0]!, shape[2]!, shape[1]!]
@@ -163,6 +179,11 @@ export function fromStateDict(
     if (layout.kind === 'linear' && layout.of !== undefined && source.shape[0] !== layout.of)
       throw new ShapeError(
         `"${theirs[0]}" stacks ${source.shape[0]} rows, the configuration needs ${layout.of}: it is of another size`,
+        { name: theirs[0], shape: source.shape },
+      )
+    if (layout.kind === 'reshaped' && source.shape.join() !== layout.there.join())
+      throw new ShapeError(
+        `"${theirs[0]}" has shape [${source.shape}], the configuration needs [${layout.there}]: it is of another size`,
         { name: theirs[0], shape: source.shape },
       )
     const shape = shapeHere(layout, source.shape)

@@ -3,44 +3,37 @@
  * middle, different ones in each row, so that everything core offers to methods with scattered survivors is used.
  */
 import {
-  add,
-  concat,
   mul,
-  ones,
-  range,
   reshape,
+  reverse,
   slice,
   sub,
   type Tensor,
   type Tensor2D,
   type Tensor3D,
-  tile,
   topk,
   zeros,
 } from '@tensorflow/tfjs-core'
-import type { ForgettingMethod, LayerInfo, LayerMemory } from '../method'
-import { pickSlots } from '../slots'
+import type { ForgettingMethod } from '../method'
+import {
+  joinSlots,
+  keepSlots,
+  scatteredEnter,
+  scatteredGroups,
+  scatteredNext,
+  scatteredStart,
+} from '../slots'
 
 /** [batch, slots, width] → the first feature [batch, slots]. */
 const firstFeature = (hidden: Tensor3D): Tensor2D =>
-  reshape(slice(hidden, [0, 0, 0], [-1, -1, 1]), hidden.shape.slice(0, 2) as [number, number])
+  hidden.shape[1] === 0
+    ? zeros([hidden.shape[0], 0])
+    : reshape(slice(hidden, [0, 0, 0], [-1, -1, 1]), hidden.shape.slice(0, 2) as [number, number])
 
 /** The weight, and among equals (zeros at the start) the youngest. */
 const worthOf = (weight: Tensor, age: Tensor): Tensor2D => sub(weight, mul(age, 1e-3))
 
 export function heaviestSlots({ budget }: { readonly budget: number }): ForgettingMethod {
-  const initialMemory = ({ width, initialMemory }: LayerInfo, batch: number): LayerMemory => {
-    const slots = initialMemory === 'zeros' ? budget : 0
-    const ages = slots > 0 ? reshape(range(slots, 0, -1, 'float32'), [1, slots]) : zeros([1, 0])
-    return {
-      tensors: {
-        hidden: zeros([batch, slots, width]),
-        age: slots > 0 ? tile(ages, [batch, 1]) : zeros([batch, 0]),
-        valid: slots > 0 ? ones([batch, slots]) : zeros([batch, 0]),
-      },
-      alive: new Array(batch).fill(slots),
-    }
-  }
   return {
     specVersion: 1,
     name: 'heaviest-slots',
@@ -48,56 +41,30 @@ export function heaviestSlots({ budget }: { readonly budget: number }): Forgetti
     decides: 'block',
     reach: () => Number.POSITIVE_INFINITY,
     capacity: () => budget,
-    initialMemory,
-    recall: (block) => {
-      const { hidden, age, valid } = block.memory.tensors as Record<string, Tensor>
-      const now = { pieces: [{ hidden: block.attended, constant: false }], distance: contiguousFromNow }
-      if (hidden!.shape[1] === 0) return { groups: [now] }
-      const remembered = block.remembered(hidden as Tensor3D)
-      return {
-        groups: [
-          {
-            pieces: [remembered],
-            distance: { kind: 'scattered', age: age as Tensor2D },
-            valid: valid as Tensor2D,
-          },
-          now,
-        ],
-      }
-    },
+    initialMemory: (layer, batch) => scatteredStart(layer, batch, budget),
+    recall: (block) => ({ groups: scatteredGroups(block) }),
     settle: (block) => {
-      const { batch, length, memory, input, attended } = block
-      const { hidden, age, valid } = memory.tensors as Record<string, Tensor>
-      const join = (old: Tensor, now: Tensor) => (old.shape[1] === 0 ? now : concat([old, now], 1))
-      const blockAges = tile(reshape(range(0, -length, -1, 'float32'), [1, length]), [batch, 1])
-      const all = {
-        hidden: join(hidden!, input),
-        age: add(join(age!, blockAges), length),
-        valid: join(valid!, ones([batch, length])),
-      }
-      const alive = memory.alive.map((count) => Math.min(budget, count + length))
-      if (all.hidden.shape[1]! <= budget) return { memory: { tensors: all, alive } }
-      const weight = join(
-        hidden!.shape[1] === 0 ? zeros([batch, 0]) : firstFeature(block.normalise(hidden as Tensor3D)),
-        firstFeature(attended),
+      const next = scatteredNext(block)
+      const { age, valid } = next.tensors as Record<string, Tensor>
+      if (age!.shape[1]! <= budget) return { memory: next }
+      const remembered = block.memory.tensors.hidden as Tensor3D
+      const weight = joinSlots(
+        firstFeature(remembered.shape[1] > 0 ? block.normalise(remembered) : remembered),
+        firstFeature(block.attended),
       )
-      const { indices } = topk(sub(worthOf(weight, all.age), mul(sub(1, all.valid), 1e6)), budget)
-      const tensors = Object.fromEntries(
-        Object.entries(all).map(([name, value]) => [name, pickSlots(value, indices as Tensor2D)]),
-      )
-      return { memory: { tensors, alive } }
+      // The heaviest come first, so empty places have to be turned to the front: they are the lightest.
+      const worth = sub(worthOf(weight, age!), mul(sub(1, valid!), 1e6))
+      const { indices } = topk(worth, budget)
+      const alive = next.alive.map((count) => Math.min(budget, count))
+      return { memory: keepSlots(next, reversed(indices as Tensor2D), alive, 0) }
     },
     decode: {
       capacity: () => budget + 1,
-      enter: (_, { tensors }) => ({
-        hidden: tensors.hidden as Tensor3D,
-        age: sub(tensors.age!, 1) as Tensor2D,
-        valid: tensors.valid as Tensor2D,
-      }),
+      enter: scatteredEnter,
       describe: (hidden) => ({ weight: firstFeature(hidden) }),
       worth: ({ state, age }) => worthOf(state.weight!, age),
     },
   }
 }
 
-const contiguousFromNow = { kind: 'contiguous', first: 0 } as const
+const reversed = (index: Tensor2D): Tensor2D => reverse(index, 1)
