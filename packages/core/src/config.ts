@@ -97,6 +97,7 @@ export const layerInfo = (config: Omit<ResolvedConfig, 'learnedDistances'>, inde
   headSize: config.headSize,
   attendSelf: config.attendSelf,
   initialMemory: config.initialMemory,
+  persistentSlots: config.persistentSlots,
 })
 
 /**

@@ -2,6 +2,7 @@
 import { useBackend } from '@lethe/backends'
 import { beforeAll, describe, test } from 'vitest'
 import { fixedSpan } from './fixed-span'
+import { sinks } from './sinks'
 import { conformanceLaws } from './testing'
 import { heaviestSlots } from './testing/heaviest-slots'
 
@@ -10,6 +11,8 @@ const methods = {
   'later queries see more': () => fixedSpan({ span: 8, sameLength: false }),
   'a span below the block': () => fixedSpan({ span: 3 }),
   'slots that die in the middle': () => heaviestSlots({ budget: 6 }),
+  'sinks around a window': () => sinks({ count: 2, method: fixedSpan({ span: 5 }) }),
+  'sinks around slots that die': () => sinks({ count: 3, method: heaviestSlots({ budget: 5 }) }),
 }
 
 describe.each(['cpu', 'wasm'] as const)('methods on %s', (backend) => {

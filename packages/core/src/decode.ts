@@ -26,7 +26,6 @@ import {
   type Tensor2D,
   type Tensor3D,
   tensor,
-  tensor2d,
   tidy,
   topk,
   transpose,
@@ -56,7 +55,7 @@ import type {
 import { indicator } from './ops/indicator'
 import { projectToHeads } from './ops/matmul'
 import { decodeSafetensors } from './safetensors'
-import { pickSlots } from './slots'
+import { newestSlots, pickSlots } from './slots'
 
 /** Age of a place that holds no slot: older than anything. */
 const never = 2 ** 24
@@ -220,13 +219,12 @@ function projectSlots({ info, weights }: DecodeLayer, name: string, attended: Te
   return projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
 }
 
-/** The oldest age that can be attended to: by the method's reach, or by the arena where the youngest stay. */
-function oldestAge({ info, method, plan }: DecodeLayer): number {
-  const { farthest, worth, condensed, capacity } = method.decode
-  const reach = farthest?.(info) ?? method.reach(info)
+/** The oldest age that can be attended to: the method's reach, or less where the youngest stay in a smaller arena. */
+function oldestAge({ info, method }: DecodeLayer, most: number): number {
+  const { farthest, worth, alive, condensed } = method.decode
   if (condensed) return condensed.above + condensed.rate + condensed.capacity
-  if (Number.isFinite(reach) || worth) return reach
-  return capacity(info, plan) - 1
+  const reach = farthest?.(info) ?? method.reach(info)
+  return worth || alive ? reach : Math.min(reach, most - 1)
 }
 
 /** Projects what a layer remembers into an arena. */
@@ -239,7 +237,7 @@ export function enterArena(
   const { config, info, method, weights, plan } = layer
   const { condensed } = method.decode
   const most = method.decode.capacity(info, plan)
-  const entered = method.decode.enter?.(info, memory) ?? newestSlots(memory)
+  const entered = method.decode.enter?.(info, memory, { step, starts }) ?? newestSlots(memory)
   const kept = Math.min(most, entered.hidden.shape[1])
   const [batch, count] = entered.age.shape
   const newest = <T extends Tensor>(x: T): T =>
@@ -257,7 +255,7 @@ export function enterArena(
   }
   const context = { layer: info, parameters: weights.method, memory, step: step - 1, starts }
   const state = method.decode.describe?.(attended, context) ?? {}
-  const positions = positionTable(layer)
+  const positions = positionTable(layer, most)
   const arena: Record<string, Tensor> = {
     keys,
     values: projectSlots(layer, 'attention.value', attended),
@@ -313,24 +311,6 @@ function enterCondensed(layer: DecodeLayer, condensed: CondensedRules, memory: L
   }
 }
 
-/** A contiguous memory of hidden states whose newest slots are alive. */
-function newestSlots({ tensors, alive }: LayerMemory) {
-  const hidden = tensors.hidden as Tensor3D
-  const [batch, slots] = hidden.shape
-  const fill = (value: (row: number, slot: number) => number) =>
-    tensor2d(
-      Float32Array.from({ length: batch * slots }, (_, index) =>
-        value(Math.floor(index / slots), index % slots),
-      ),
-      [batch, slots],
-    )
-  return {
-    hidden,
-    age: fill((_, slot) => slots - 1 - slot),
-    valid: fill((row, slot) => (slot >= slots - alive[row]! ? 1 : 0)),
-  }
-}
-
 /** Moves the slots alive together and gives back whole steps of places. */
 async function compactArena(state: ArenaState): Promise<ArenaState> {
   const { tensors, most } = state
@@ -367,26 +347,30 @@ function pickPlaces(x: Tensor, index: Tensor2D): Tensor {
 }
 
 /** The keys of all distances that decoding can meet, projected once: they depend on the weights alone. */
-function positionTable(layer: DecodeLayer): Tensor | undefined {
-  const range = positionRange(layer)
+function positionTable(layer: DecodeLayer, most: number): Tensor | undefined {
+  const range = positionRange(layer, most)
   return range && clone(range.keys.rows(range.low, range.high))
 }
 
-function positionRange(layer: DecodeLayer) {
+function positionRange(layer: DecodeLayer, most: number) {
   const keys = distanceKeys(layer.config, layer.info, layer.weights)
   if (!keys) return undefined
-  const oldest = oldestAge(layer)
-  const high = Math.min(oldest, keys.farthest)
+  const { decode, reach } = layer.method
+  const oldest = oldestAge(layer, most)
+  // Slots exempt of `farthest` have positions as far as the method reaches.
+  const own = Math.min(decode.farthest ? reach(layer.info) : oldest, keys.farthest)
+  // Condensed slots are contiguous, which asks for the clamped rows one by one.
+  const high = decode.condensed && keys.beyond === 'clamp' ? Math.max(own, oldest) : own
   if (!Number.isFinite(high))
     throw new MemoryError(
       `${layer.method.name} keeps slots of any age, so sinusoidal positions need a farthest one: set farthestPosition`,
     )
-  return { keys, low: keys.nearest, high, oldest }
+  return { keys, low: keys.nearest, high }
 }
 
 /** The stored table in place of the weights. */
-function storedKeys(layer: DecodeLayer, table: Tensor): DistanceKeys {
-  const { keys, low, high } = positionRange(layer)!
+function storedKeys(layer: DecodeLayer, table: Tensor, most: number): DistanceKeys {
+  const { keys, low, high } = positionRange(layer, most)!
   const axis = keys.featureMajor ? 2 : 1
   return {
     ...keys,
@@ -455,12 +439,12 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   const held = before.held + 1
 
   const recall = method.decode.recall?.(now, attended) ?? {}
-  const table = positions && storedKeys(layer, positions)
+  const table = positions && storedKeys(layer, positions, before.most)
   const group: AttentionGroup = {
     slots: places,
     distance: { kind: 'scattered', age: now.age },
     nearest: info.attendSelf ? 0 : 1,
-    farthest: condensed ? Number.POSITIVE_INFINITY : oldestAge(layer),
+    farthest: condensed ? Number.POSITIVE_INFINITY : oldestAge(layer, before.most),
     valid: now.valid,
     ...(recall.exempt && { exempt: recall.exempt }),
     ...(table && { positions: table }),
@@ -495,7 +479,10 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   const after: ArenaState = { ...before, tensors: next, room: Math.max(0, before.room + growth - 1), held }
   return {
     output: finishLayer(pass, weights.own, input, attention),
-    state: condensed && held >= condensed.above + condensed.rate ? condense(layer, condensed, after) : after,
+    state:
+      condensed && held >= condensed.above + condensed.rate
+        ? condense(layer, condensed, after, recall.exempt)
+        : after,
   }
 }
 
@@ -526,7 +513,12 @@ function condensedGroup(
 }
 
 /** The oldest slots of the arena leave it and become one. */
-function condense(layer: DecodeLayer, { rate, condense }: CondensedRules, arena: ArenaState): ArenaState {
+function condense(
+  layer: DecodeLayer,
+  { rate, condense }: CondensedRules,
+  arena: ArenaState,
+  exempt: Tensor | undefined,
+): ArenaState {
   const { tensors, held } = arena
   const [batch, places] = tensors.age!.shape as [number, number]
   // One-hot rows that pick the oldest, oldest first: [batch, rate, places].
@@ -551,15 +543,16 @@ function condense(layer: DecodeLayer, { rate, condense }: CondensedRules, arena:
     const begin = old.shape.map((_, axis) => (axis === old.rank - 1 ? 1 : 0))
     return concat([slice(old, begin), now], old.rank - 1)
   }
-  const gone = cast(less(tensors.age!, held - rate), 'float32')
+  const young = cast(less(tensors.age!, held - rate), 'float32')
+  const staying = exempt ? add(mul(young, sub(1, exempt)), exempt) : young
   const valid = sum(mul(pick, inUse), [1, 2]) // [batch]
   return {
     ...arena,
     held: held - rate,
-    room: arena.room + rate,
+    room: exempt ? arena.room : arena.room + rate,
     tensors: {
       ...tensors,
-      valid: mul(tensors.valid!, gone),
+      valid: mul(tensors.valid!, staying),
       'condensed.keys': shift(tensors['condensed.keys']!, projectSlots(layer, 'attention.key', attended)),
       'condensed.values': shift(
         tensors['condensed.values']!,

@@ -306,10 +306,17 @@ export class Decoder {
       this.rules.map(async ({ method, info }, index): Promise<LayerReport> => {
         const layer = memory.layers[index]!
         const parameters = this.weights[index]!.method
-        const slots = layer.alive.reduce((sum, count) => sum + count, 0) / layer.alive.length
+        const slots =
+          layer.alive.reduce((sum, count) => sum + count, 0) / layer.alive.length + (layer.beside ?? 0)
+        const { own } = this.weights[index]!
+        const normalise = (hidden: Tensor3D) =>
+          this.config.normPosition === 'pre'
+            ? (applyNorm(this.config, hidden, own, 'attention.norm') as Tensor3D)
+            : hidden
         const attended =
-          (await method.attended?.(info, parameters)) ?? new Array<number>(info.heads).fill(slots)
-        const values = scope(() => ({ ...method.report?.(info, parameters, layer) }))
+          (await method.attended?.(info, parameters, layer, normalise)) ??
+          new Array<number>(info.heads).fill(slots)
+        const values = scope(() => ({ ...method.report?.(info, parameters, layer, normalise) }))
         const figures: Record<string, LayerReport['figures'][string]> = {}
         for (const [name, value] of Object.entries(values)) {
           if (typeof value === 'number') figures[name] = value
@@ -423,6 +430,7 @@ export class Decoder {
     for (const [name, variable] of this.parameters)
       tidy(() => variable.assign(tensor(tensors.get(name)!.data, variable.shape)))
     this.updates++
+    this.plans = this.rules.map(() => undefined) // they were made for other weights
   }
 
   /** A hash of all parameter values: what keys and values belong to. */

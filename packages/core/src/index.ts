@@ -13,15 +13,19 @@ export { Memory } from './memory'
 export type * from './method'
 export { stopGradient } from './ops/differentiable'
 export { crossEntropy, logSoftmax } from './ops/loss'
+export { linear } from './ops/matmul'
 export type { Preset, PresetName, TrainingPreset } from './presets'
 export { presets } from './presets'
 export * from './random'
 export * from './safetensors'
+export type { SinksOptions } from './sinks'
+export { sinks } from './sinks'
 export {
   agesOf,
   joinSlots,
   keepSlots,
   lastSlots,
+  newestSlots,
   pickSlots,
   scatteredAges,
   scatteredEnter,

@@ -123,12 +123,13 @@ export class Memory extends TensorValue {
       starts: this.starts,
       alive: this.layers.map(({ alive }) => alive),
       gapless: this.layers.map(({ gapless }) => gapless ?? null),
+      beside: this.layers.map(({ beside }) => beside ?? null),
     }
   }
 
   /** Slots alive, mean over layers and rows (for methods that decide on the device: as last read back). */
   get slots(): number {
-    const counts = this.layers.flatMap(({ alive }) => alive)
+    const counts = this.layers.flatMap(({ alive, beside = 0 }) => alive.map((count) => count + beside))
     return counts.reduce((sum, count) => sum + count, 0) / Math.max(1, counts.length)
   }
 
@@ -179,7 +180,7 @@ export class Memory extends TensorValue {
    */
   static restore(rules: readonly LayerRules[], bytes: Uint8Array): Memory {
     const file = decodeSafetensors(bytes, 'the memory')
-    const { kind, batch, step, starts, alive, gapless } = parseDescription(file.metadata)
+    const { kind, batch, step, starts, alive, gapless, beside } = parseDescription(file.metadata)
     if (kind !== 'hidden')
       throw new MemoryError(`a memory of ${kind} keys and values cannot stand in for one of hidden states`, {
         kind,
@@ -215,6 +216,7 @@ export class Memory extends TensorValue {
         tensors: Object.fromEntries(own.map(([name, value]) => [name.slice(prefix.length), toDevice(value)])),
         alive: counts,
         ...(gapless?.[index] != null && { gapless: gapless[index] }),
+        ...(beside?.[index] != null && { beside: beside[index] }),
       }
     })
     return new Memory(rules, layers, batch, step, starts)

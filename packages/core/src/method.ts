@@ -33,6 +33,8 @@ export interface LayerInfo {
   readonly attendSelf: boolean
   /** 'zeros': the first memory is full of zero hidden states that are attended to. 'empty': nothing to attend to. */
   readonly initialMemory: 'empty' | 'zeros'
+  /** Persistent key-value slots beside those remembered. */
+  readonly persistentSlots: number
 }
 
 /** What one layer remembers between blocks: a value, never changed in place. */
@@ -43,6 +45,8 @@ export interface LayerMemory {
   readonly alive: readonly number[]
   /** How many of the newest slots follow each other without a gap, for methods whose older slots are scattered. */
   readonly gapless?: number
+  /** Slots of each row that are kept beside those counted in `alive` (sinks). */
+  readonly beside?: number
 }
 
 /** The block now being read, as a method sees it. */
@@ -55,6 +59,8 @@ export interface Block {
   readonly attended: Tensor3D
   readonly batch: number
   readonly length: number
+  /** [batch, block]: 0 for steps that are no slots of this method, since a wrapper keeps them. Default: all are. */
+  readonly valid?: Tensor2D
   /** Absolute time step of the block's first token. */
   readonly step: number
   /** The time step at which each row's stream began. */
@@ -96,6 +102,8 @@ export interface SlotGroup {
   readonly valid?: Tensor2D
   /** [batch, slots] 1 for slots that are always attended to: neither terms nor `farthest` apply (sinks). Default: none. */
   readonly exempt?: Tensor2D
+  /** Each slot stands for several steps: its distance counts slots, not time. */
+  readonly condensed?: boolean
 }
 
 export interface SlotPiece {
@@ -216,9 +224,15 @@ export interface ForgettingMethod {
     layer: LayerInfo,
     parameters: NamedTensors,
     memory: LayerMemory,
+    normalise: Block['normalise'],
   ): Readonly<Record<string, Tensor | number>>
   /** Slots that a step attends to per head, for counting operations. Default: all that are remembered. */
-  attended?(layer: LayerInfo, parameters: NamedTensors): Promise<readonly number[]>
+  attended?(
+    layer: LayerInfo,
+    parameters: NamedTensors,
+    memory: LayerMemory,
+    normalise: Block['normalise'],
+  ): Promise<readonly number[]>
   /** The farthest positional distance that a step may attend to; Infinity if only the memory's size bounds it. */
   reach(layer: LayerInfo): number
   /** Most slots a row can hold between blocks of this length, for allocation and the bytes bound; Infinity if none. */
@@ -263,6 +277,7 @@ export interface DecodeRules {
   enter?(
     layer: LayerInfo,
     memory: LayerMemory,
+    stream: { readonly step: number; readonly starts: readonly number[] },
   ): { readonly hidden: Tensor3D; readonly age: Tensor2D; readonly valid: Tensor2D }
   /** Values kept with each slot beside key and value, from the hidden states [batch, slots, width] as attention
    *  reads them: each [batch, slots]. */

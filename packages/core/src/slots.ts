@@ -145,7 +145,7 @@ export function scatteredNext(block: Block, state: NamedTensors = {}): LayerMemo
     tensors: {
       hidden: joinSlots(hidden!, input),
       age: joinSlots(add(age!, length), agesOf(batch, length, 1)),
-      valid: joinSlots(valid!, ones([batch, length])),
+      valid: joinSlots(valid!, block.valid ?? ones([batch, length])),
       ...state,
     },
     alive: memory.alive.map((alive) => alive + length),
@@ -185,5 +185,23 @@ export function keepSlots(
     tensors: { ...tensors, valid: mul(tensors.valid!, tensor2d(inUse, [batch, count])) },
     alive,
     gapless,
+  }
+}
+
+/** How a contiguous memory whose newest slots are alive moves into the streaming decoder. */
+export function newestSlots({ tensors, alive }: LayerMemory) {
+  const hidden = tensors.hidden as Tensor3D
+  const [batch, slots] = hidden.shape
+  const fill = (value: (row: number, slot: number) => number) =>
+    tensor2d(
+      Float32Array.from({ length: batch * slots }, (_, index) =>
+        value(Math.floor(index / slots), index % slots),
+      ),
+      [batch, slots],
+    )
+  return {
+    hidden,
+    age: fill((_, slot) => slots - 1 - slot),
+    valid: fill((row, slot) => (slot >= slots - alive[row]! ? 1 : 0)),
   }
 }

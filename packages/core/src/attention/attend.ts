@@ -99,7 +99,14 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
   let logits = content // [batch, heads, block, slots]
   const positional = joinGroups(
     groups.map((group) =>
-      group.positions ? positionLogits(biased(request.queryBias?.position), group.positions, group) : null,
+      group.positions
+        ? positionLogits(
+            biased(request.queryBias?.position),
+            group.positions,
+            // What is exempt of `farthest` has a position there, too.
+            group.exempt ? { ...group, farthest: Number.POSITIVE_INFINITY } : group,
+          )
+        : null,
     ),
     groups,
     [content.shape[0]!, content.shape[1]!, block],
