@@ -21,6 +21,7 @@ import {
   type Variable,
   variableGrads,
 } from '@tensorflow/tfjs-core'
+import { combine } from './combine'
 import { type DecoderConfig, layerInfo, type ResolvedConfig, resolveConfig } from './config'
 import {
   type ArenaState,
@@ -47,6 +48,7 @@ import { scope } from './ops/scope'
 import { createParameters, parameterSpecs } from './parameters'
 import type { Random } from './random'
 import type { HostTensor } from './safetensors'
+import { sinks } from './sinks'
 
 export interface ForwardResult {
   /** [batch, block, vocabulary] */
@@ -69,8 +71,17 @@ export interface GradientResult {
 
 /** A decoder's configuration as plain JSON, methods by name and options. */
 export type DecoderDescription = Omit<DecoderConfig, 'method'> & {
-  readonly method: readonly { readonly name: string; readonly options: Readonly<Record<string, unknown>> }[]
+  readonly method: readonly MethodDescription[]
 }
+
+export interface MethodDescription {
+  readonly name: string
+  readonly options: Readonly<Record<string, unknown>>
+}
+
+/** Factories by the names of their methods. */
+// biome-ignore lint/suspicious/noExplicitAny: factories take options of their own types
+export type MethodFactories = Readonly<Record<string, (options: any) => ForgettingMethod>>
 
 /** What `report` says of one layer. */
 export interface LayerReport {
@@ -123,22 +134,13 @@ export class Decoder {
     this.plans = this.rules.map(() => undefined)
   }
 
-  /** The decoder that `describe()` described. `methods`: name → factory. */
+  /** The decoder that `describe()` described. `methods`: name → factory; wrappers (sinks, combine) are known. */
   static fromDescription(
     { method, ...rest }: DecoderDescription,
-    // biome-ignore lint/suspicious/noExplicitAny: factories take options of their own types
-    methods: Readonly<Record<string, (options: any) => ForgettingMethod>>,
+    methods: MethodFactories,
     options?: { readonly seed?: number },
   ): Decoder {
-    const made = method.map(({ name, options }) => {
-      const factory = methods[name]
-      if (!factory)
-        throw new ConfigError(`unknown method "${name}"; known are ${Object.keys(methods).join(', ')}`, {
-          name,
-        })
-      return factory(options)
-    })
-    return new Decoder({ ...rest, method: made }, options)
+    return new Decoder({ ...rest, method: method.map((one) => methodFromDescription(one, methods)) }, options)
   }
 
   /**
@@ -634,6 +636,21 @@ export class Decoder {
     )
     return new Memory(this.rules, layers, memory.batch, memory.step + block, memory.starts)
   }
+}
+
+/** A method by name and options; the methods inside a wrapper are described the same way. */
+function methodFromDescription(
+  { name, options }: MethodDescription,
+  methods: MethodFactories,
+): ForgettingMethod {
+  const made = (description: unknown) => methodFromDescription(description as MethodDescription, methods)
+  if (name === 'sinks') return sinks({ count: options.count as number, method: made(options.method) })
+  if (name === 'combine')
+    return combine({ keeper: made(options.keeper), overlays: (options.overlays as unknown[]).map(made) })
+  const factory = methods[name]
+  if (!factory)
+    throw new ConfigError(`unknown method "${name}"; known are ${Object.keys(methods).join(', ')}`, { name })
+  return factory(options)
 }
 
 /** Refuses methods whose parameters are not those that are there. */

@@ -1,9 +1,18 @@
 export type { AttentionGroup, AttentionKernel, AttentionRequest, AttentionResult } from './attention/attend'
 export { attendPlain, setAttentionKernel } from './attention/attend'
 export type { DistanceKeys } from './attention/positions'
+export type { CombineOptions } from './combine'
+export { combine } from './combine'
 export type { DecoderConfig, DropoutPlace, ResolvedConfig } from './config'
 export { DecodeMemory } from './decode'
-export type { DecoderDescription, ForwardResult, GradientResult, LayerReport } from './decoder'
+export type {
+  DecoderDescription,
+  ForwardResult,
+  GradientResult,
+  LayerReport,
+  MethodDescription,
+  MethodFactories,
+} from './decoder'
 export { Decoder } from './decoder'
 export * from './errors'
 export type { FixedSpanOptions } from './fixed-span'
