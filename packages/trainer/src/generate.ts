@@ -8,6 +8,9 @@ import type { SamplingOptions } from './sampling'
 import { checkSampling, sampleToken } from './sampling'
 import type { Tokenizer } from './tokenizers'
 
+/** Tokens after which the memory gives back the places of slots that died. */
+const compactEvery = 64
+
 export interface GenerateOptions extends SamplingOptions {
   readonly decoder: Decoder
   readonly tokenizer: Tokenizer
@@ -77,7 +80,7 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
       if (last) break
       const input = tensor1d([token], 'int32')
       const result = decoder.decode(input, memory)
-      memory = result.memory
+      memory = count % compactEvery === 0 ? await decoder.compactDecoding(result.memory) : result.memory
       input.dispose()
       logits = (await result.logits.data()) as Float32Array
       result.logits.dispose()

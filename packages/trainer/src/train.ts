@@ -6,7 +6,7 @@
 import type { Decoder } from '@lethe/core'
 import { Random, registerGradients } from '@lethe/core'
 import type { Scalar, Tensor } from '@tensorflow/tfjs-core'
-import { add, dispose, mul, tensor2d, tidy } from '@tensorflow/tfjs-core'
+import { add, clone, dispose, mul, tensor2d, tidy } from '@tensorflow/tfjs-core'
 import { breathe } from './breathe'
 import type { Checkpoint, CheckpointStore, ValidationRecord } from './checkpoint'
 import { loadParameters, saveModel } from './checkpoint'
@@ -51,6 +51,11 @@ export interface TrainOptions {
   readonly momentum?: number
   /** Consecutive blocks whose mean gradient makes one update: default 1. */
   readonly accumulate?: number
+  /**
+   * Consecutive blocks that one gradient reaches back through (BPTT through the memory): an update then reads
+   * `unroll` blocks at once. Default 1: memories are constants.
+   */
+  readonly unroll?: number
   /** Of dropout and whatever else is drawn while training: default 0. The decoder's own seed sets its first weights. */
   readonly seed?: number
   /** Steps between evaluations: default 500; 0 for only one at the end. */
@@ -137,6 +142,7 @@ const defaults = {
   weightDecay: 0,
   momentum: 0,
   accumulate: 1,
+  unroll: 1,
   seed: 0,
   evalEvery: 500,
   validBatch: 8,
@@ -152,14 +158,16 @@ type Settings = TrainOptions & Required<Pick<TrainOptions, keyof typeof defaults
  */
 export function checkTraining(options: TrainOptions): void {
   const settings = check({ ...defaults, ...withoutUndefined(options) })
-  new Streams(settings.train, settings.batch, settings.block)
+  new Streams(settings.train, settings.batch, settings.block * settings.unroll)
   if (settings.resume) checkResume(settings, settings.resume)
 }
 
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, undefined> {
   const settings = check({ ...defaults, ...withoutUndefined(options) })
-  const { decoder, validation, batch, block, steps, accumulate, signal, resume, checkpoints } = settings
-  const streams = new Streams(settings.train, batch, block)
+  const { decoder, validation, batch, block, steps, accumulate, unroll, signal, resume, checkpoints } =
+    settings
+  const length = block * unroll
+  const streams = new Streams(settings.train, batch, length)
   if (resume) checkResume(settings, resume)
   registerGradients()
 
@@ -204,9 +212,9 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     let gradients: Record<string, Tensor> | undefined
     for (let part = 0; part < accumulate; part++) {
       const next = await streams.next()
-      const inputs = tensor2d(next.inputs, [batch, block], 'int32')
-      const targets = tensor2d(next.targets, [batch, block], 'int32')
-      const result = decoder.gradients(inputs, targets, memory!, { random })
+      const inputs = tensor2d(next.inputs, [batch, length], 'int32')
+      const targets = tensor2d(next.targets, [batch, length], 'int32')
+      const result = decoder.gradients(inputs, targets, memory!, { random, unroll })
       memory = result.memory
       dispose([inputs, targets])
       losses.push(result.loss)
@@ -282,7 +290,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       step++
       if (!Number.isFinite(loss + penalty + gradientNorm))
         throw notFinite({ step, loss, penalty, gradientNorm, learningRate }, saved)
-      tokens += batch * block * accumulate
+      tokens += batch * length * accumulate
       await breathe()
       yield {
         type: 'step',
@@ -296,7 +304,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
         memoryBytes: memory!.bytes,
         tokens,
         seconds: seconds(),
-        tokensPerSecond: (batch * block * accumulate) / ((performance.now() - start) / 1000),
+        tokensPerSecond: (batch * length * accumulate) / ((performance.now() - start) / 1000),
       }
       yield* evaluateIfDue()
       const due = settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0
@@ -318,6 +326,7 @@ function describeTraining(settings: Settings): Record<string, unknown> {
   return {
     ...{ batch, block, optimizer, learningRate, warmup, schedule, clip, weightDecay, momentum, accumulate },
     ...{ seed, evalEvery, validBatch },
+    ...(settings.unroll > 1 ? { unroll: settings.unroll } : {}),
     // The cosine depends on where it ends; other schedules do not.
     ...(schedule === 'cosine' ? { steps: settings.steps } : {}),
   }
@@ -386,7 +395,7 @@ function notFinite(
   )
 }
 
-/** Adds up gradients, and divides by the number of blocks at the last of them. Consumes both. */
+/** Adds up gradients (a layer that was dropped has none), and divides by the number of blocks at the last of them. Consumes both. */
 function accumulateGradients(
   sum: Record<string, Tensor> | undefined,
   next: Record<string, Tensor>,
@@ -395,8 +404,9 @@ function accumulateGradients(
   if (!sum && divisor === 1) return next
   const result = tidy(() =>
     Object.fromEntries(
-      Object.entries(next).map(([name, gradient]) => {
-        const total = sum ? add(sum[name]!, gradient) : gradient
+      [...new Set([...Object.keys(sum ?? {}), ...Object.keys(next)])].map((name) => {
+        const [before, gradient] = [sum?.[name], next[name]]
+        const total = before && gradient ? add(before, gradient) : clone((before ?? gradient)!)
         return [name, divisor === 1 ? total : mul(total, 1 / divisor)]
       }),
     ),
@@ -418,7 +428,8 @@ function check(settings: Settings): Settings {
         [name]: value,
       })
   }
-  for (const name of ['steps', 'batch', 'block', 'accumulate', 'validBatch'] as const) whole(name, 1)
+  for (const name of ['steps', 'batch', 'block', 'accumulate', 'unroll', 'validBatch'] as const)
+    whole(name, 1)
   for (const name of ['warmup', 'evalEvery', 'checkpointEvery', 'seed'] as const) whole(name, 0)
   if (!(settings.learningRate > 0 && Number.isFinite(settings.learningRate)))
     throw new OptionError(`learningRate must be more than 0, not ${settings.learningRate}`, {
