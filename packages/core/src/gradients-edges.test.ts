@@ -141,6 +141,22 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     ])
   })
 
+  test('several largest values share the gradient of max', () => {
+    expect(gradientOf((y) => tf.max(y), [3, 1, 3])).toEqual([0.5, 0, 0.5])
+    const x = [
+      [2, 2, 2, 2],
+      [0, 4, 1, 4],
+    ]
+    expect(gradientOf((y) => tf.mul(tf.max(y, 1), [1, 6]), x)).toEqual([
+      [0.25, 0.25, 0.25, 0.25],
+      [0, 3, 0, 3],
+    ])
+    expect(gradientOf((y) => tf.max(y, 0, true), x)).toEqual([
+      [1, 0, 1, 0],
+      [0, 1, 0, 1],
+    ])
+  })
+
   test('maximum and minimum give a tie to one side only', () => {
     expect(gradientOf((y) => tf.maximum(y, 2), [1, 2, 3])).toEqual([0, 1, 1])
     expect(gradientOf((y) => tf.minimum(y, 2), [1, 2, 3])).toEqual([1, 1, 0])
@@ -194,17 +210,17 @@ test('registering is silent, and changes nothing the second time', () => {
   }
 })
 
-test('a gradient that is there already is left alone, but for cumsum, whose own is wrong', () => {
+test('a gradient that is there already is left alone, but for cumsum and max, whose own are wrong', () => {
   const own = { kernelName: 'Square', gradFunc: () => ({}) }
-  const wrong = { kernelName: 'Cumsum', gradFunc: () => ({}) }
-  const [square, cumsum] = ['Square', 'Cumsum'].map((name) => tf.getGradient(name))
-  for (const config of [own, wrong]) {
+  const wrong = ['Cumsum', 'Max'].map((kernelName) => ({ kernelName, gradFunc: () => ({}) }))
+  const [square, ...right] = ['Square', 'Cumsum', 'Max'].map((name) => tf.getGradient(name))
+  for (const config of [own, ...wrong]) {
     tf.unregisterGradient(config.kernelName)
     tf.registerGradient(config)
   }
   registerGradients()
   expect(tf.getGradient('Square')).toBe(own)
-  expect(tf.getGradient('Cumsum').gradFunc).toBe(cumsum!.gradFunc)
+  for (const gradient of right) expect(tf.getGradient(gradient!.kernelName).gradFunc).toBe(gradient!.gradFunc)
   tf.unregisterGradient('Square')
   tf.registerGradient(square!)
 })

@@ -1,7 +1,8 @@
 /**
  * Gradients of the tfjs kernels that Lethe and its methods use. tfjs-core registers none by itself, and its own list
  * cannot be imported alone in Node; whatever trains calls `registerGradients()` once. Kernels that already have a
- * gradient (from tfjs-layers, say) are left alone, except Cumsum, whose own gradient is wrong off the last axis.
+ * gradient (from tfjs-layers, say) are left alone, except Cumsum, whose own gradient is wrong off the last axis, and
+ * Max, whose own counts the gradient once for each of several largest values.
  */
 import {
   add,
@@ -198,7 +199,12 @@ const table: Record<string, Omit<GradConfig, 'kernelName'>> = {
     gradFunc: (dy, [x, y], attributes) => {
       const { reductionIndices } = attributes as NamedAttrMap
       const back = (tensor: Tensor) => spread(tensor, x!, reductionIndices)
-      return { x: () => mul(back(dy as Tensor), mask(equal(x!, back(y!)))) }
+      const shared = () => {
+        // Several largest values share it evenly.
+        const largest = mask(equal(x!, back(y!)))
+        return mul(div(back(dy as Tensor), sum(largest, axesOf(reductionIndices, x!.rank), true)), largest)
+      }
+      return { x: shared }
     },
   },
   Reshape: {
@@ -335,7 +341,7 @@ export function registerGradients(): void {
     const present = getGradient(kernelName)
     if (present?.gradFunc === config.gradFunc) continue
     if (present !== undefined) {
-      if (kernelName !== 'Cumsum') continue
+      if (kernelName !== 'Cumsum' && kernelName !== 'Max') continue
       unregisterGradient(kernelName)
     }
     registerGradient({ kernelName, ...config })
