@@ -126,7 +126,8 @@ export function combine({ keeper, overlays }: CombineOptions): ForgettingMethod 
         }),
       ),
     }),
-    reach: (layer) => Math.min(...methods.map((method) => method.reach(layer))),
+    // The keeper's: overlays weaken slots by their terms, no window cuts them off.
+    reach: (layer) => keeper.reach(layer),
     capacity: (layer, block) => keeper.capacity(layer, block),
     decode: decodeCombined(keeper, overlays),
   }
