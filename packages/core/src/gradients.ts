@@ -14,6 +14,7 @@ import {
   div,
   equal,
   exp,
+  reverse as flip,
   type GradConfig,
   getBackend,
   getGradient,
@@ -200,8 +201,9 @@ const table: Record<string, Omit<GradConfig, 'kernelName'>> = {
       const { reductionIndices } = attributes as NamedAttrMap
       const back = (tensor: Tensor) => spread(tensor, x!, reductionIndices)
       const shared = () => {
-        // Several largest values share it evenly.
-        const largest = mask(equal(x!, back(y!)))
+        // Several largest values share it evenly. (A product makes true floats of the mask on webgpu, whose transpose
+        // refuses those that a cast only calls so.)
+        const largest = mul(mask(equal(x!, back(y!))), 1)
         return mul(div(back(dy as Tensor), sum(largest, axesOf(reductionIndices, x!.rank), true)), largest)
       }
       return { x: shared }
@@ -319,7 +321,14 @@ const table: Record<string, Omit<GradConfig, 'kernelName'>> = {
         exclusive: boolean
         reverse: boolean
       }
-      return { x: () => cumsum(dy as Tensor, axis, exclusive, !reverse) }
+      // By turning round: webgpu compiles a reversed cumsum for the first length it meets, and then uses it for all.
+      const turned = (x: Tensor) => flip(x, axis)
+      return {
+        x: () =>
+          reverse
+            ? cumsum(dy as Tensor, axis, exclusive)
+            : turned(cumsum(turned(dy as Tensor), axis, exclusive)),
+      }
     },
   },
 }
