@@ -74,7 +74,7 @@ export interface ArenaState {
   readonly room: number
   /** Most places there can be. */
   readonly most: number
-  /** Slots in the arena, counted where slots are condensed. */
+  /** Slots that can be condensed, dead ones of reset rows included. */
   readonly held: number
 }
 
@@ -270,7 +270,8 @@ export function enterArena(
     ...(positions && { positions }),
     ...(condensed && enterCondensed(layer, condensed, memory)),
   }
-  return { tensors, room, most, held: kept }
+  // The memory's own slots: sinks stand beside their copies among them.
+  return { tensors, room, most, held: Math.min(kept, memory.tensors.hidden!.shape[1]!) }
 }
 
 const roundUp = (places: number) => Math.ceil(places / placesAtOnce) * placesAtOnce
@@ -444,7 +445,7 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     slots: places,
     distance: { kind: 'scattered', age: now.age },
     nearest: info.attendSelf ? 0 : 1,
-    farthest: condensed ? Number.POSITIVE_INFINITY : oldestAge(layer, before.most),
+    farthest: condensed && recall.exempt ? Number.POSITIVE_INFINITY : oldestAge(layer, before.most),
     valid: now.valid,
     ...(recall.exempt && { exempt: recall.exempt }),
     ...(table && { positions: table }),
@@ -527,7 +528,7 @@ function condense(
     [1, rate, 1],
   )
   const inUse = reshape(tensors.valid!, [batch, 1, places])
-  const pick = cast(equal(reshape(tensors.age!, [batch, 1, places]), ages), 'float32')
+  const pick = mul(cast(equal(reshape(tensors.age!, [batch, 1, places]), ages), 'float32'), inUse)
   const hidden = matMul(pick, tensors.hidden!, false, true) as Tensor3D
   const perSlot = (x: Tensor) => sum(mul(pick, reshape(x, [batch, 1, places])), 2) // [batch, rate]
   const state = Object.fromEntries(
@@ -540,12 +541,13 @@ function condense(
     condense(hidden, { layer: layer.info, parameters: layer.weights.method, state }),
   )
   const shift = (old: Tensor, now: Tensor) => {
+    if (old.shape.at(-1) === 1) return now
     const begin = old.shape.map((_, axis) => (axis === old.rank - 1 ? 1 : 0))
     return concat([slice(old, begin), now], old.rank - 1)
   }
   const young = cast(less(tensors.age!, held - rate), 'float32')
   const staying = exempt ? add(mul(young, sub(1, exempt)), exempt) : young
-  const valid = sum(mul(pick, inUse), [1, 2]) // [batch]
+  const valid = sum(pick, [1, 2]) // [batch]
   return {
     ...arena,
     held: held - rate,

@@ -114,8 +114,10 @@ export function runLayer(
   const settled = method.settle(block, recall, {
     ...left,
     attendWith: (hidden) => {
+      const constant = (name: string) => stopGradient(own(name))
+      const read = pre ? (applyNorm(config, hidden, constant, 'attention.norm') as Tensor3D) : hidden
       const project = (name: string) =>
-        projectToHeads([{ hidden, constant: false }], stopGradient(own(name)) as Tensor2D, info.heads)
+        projectToHeads([{ hidden: read, constant: false }], constant(name) as Tensor2D, info.heads)
       const [keys, values] = [project('attention.key'), project('attention.value')]
       return attendByContent(stopGradient(queries), keys, values, request.scale)
     },

@@ -157,9 +157,9 @@ export interface Outcome {
    *  [batch, slots] as the next query will see it. */
   readonly selection?: { readonly during: Tensor3D; readonly after: Tensor2D }
   /**
-   * The block's queries attending to other slots by content alone (no positions, no terms), with the layer's
-   * projections as constants: [batch, slots, width] → [batch, heads, headSize, block]. For reconstruction losses:
-   * gradients reach `hidden` only.
+   * The block's queries attending to other slots by content alone (no positions, no terms), with the layer's norm and
+   * projections as constants: layer inputs [batch, slots, width] → [batch, heads, headSize, block]. For reconstruction
+   * losses: gradients reach `hidden` only.
    */
   attendWith(hidden: Tensor3D): Tensor
 }

@@ -1,5 +1,5 @@
 /** An operation with a backward pass of its own. */
-import { clone, customGrad, type GradSaveFunc, type Tensor, tidy, zerosLike } from '@tensorflow/tfjs-core'
+import { clone, customGrad, type GradSaveFunc, type Tensor, tidy } from '@tensorflow/tfjs-core'
 
 /**
  * Runs `forward` and records `backward` as its gradient. `backward` gets the gradient of the result and the tensors
@@ -21,11 +21,14 @@ export function differentiable(
   }))(...inputs)
 }
 
-/** The same values, as a constant: no gradient flows back. */
+/**
+ * The same values, as a constant: no gradient flows back. Nor does it try to: what x was made from is not asked for a
+ * gradient on this way, so that it may go through operations that have none (topk).
+ */
 export function stopGradient<T extends Tensor>(x: T): T {
   return differentiable(
-    [x],
+    [],
     () => clone(x),
-    (dy) => [zerosLike(dy)],
+    () => [],
   ) as T
 }
