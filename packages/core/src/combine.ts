@@ -8,6 +8,7 @@ import {
   concat,
   mul,
   neg,
+  onesLike,
   reshape,
   type Scalar,
   type Tensor,
@@ -143,10 +144,12 @@ function slotsOf(block: Block, { groups }: Recall, parameters: NamedTensors): Ov
     const ages = reshape(row, [row.shape[0]!, slots])
     return ages.shape[0] === batch ? ages : tile(ages, [batch, 1])
   })
+  const valid = groups.map((group, index) => group.valid ?? onesLike(ages[index]! as Tensor2D))
   return {
     layer,
     hidden: (pieces.length === 1 ? pieces[0]! : concat([...pieces], 1)) as Tensor3D,
     age: (ages.length === 1 ? ages[0]! : concat(ages, 1)) as Tensor2D,
+    ...(groups.some((group) => group.valid) && { valid: concat(valid, 1) as Tensor2D }),
     queries: attended,
     training,
     draw,

@@ -230,8 +230,11 @@ export function distanceKeys(
   const nearest = info.attendSelf ? 0 : 1
   if (config.positions === 'learned')
     return learnedKeys(shared('positions.table') as Tensor2D, nearest, beyond)
-  if (config.positions === 'sinusoidal')
-    return sinusoidalKeys(own('attention.position') as Tensor2D, info.heads, nearest, config.farthestPosition)
+  if (config.positions === 'sinusoidal') {
+    // Farther than the method reaches is nothing: what lies there may have any position.
+    const farthest = Math.min(config.farthestPosition, config.method[info.index]!.reach(info))
+    return sinusoidalKeys(own('attention.position') as Tensor2D, info.heads, nearest, farthest)
+  }
   return undefined
 }
 

@@ -179,6 +179,8 @@ export interface OverlaySlots {
   readonly hidden: Tensor3D
   /** Distance of each slot from the block's first query [batch, slots]; below 0 for later steps of the block. */
   readonly age: Tensor2D
+  /** [batch, slots] 1 for slots that exist, 0 for empty places. Default: all exist. */
+  readonly valid?: Tensor2D
   /** The queries' hidden states as attention reads them [batch, block, width]. */
   readonly queries: Tensor3D
   readonly training: boolean
