@@ -1,0 +1,2 @@
+export type { AdaptiveSpanOptions } from './adaptive-span'
+export { adaptiveSpan } from './adaptive-span'
