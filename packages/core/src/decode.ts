@@ -237,7 +237,7 @@ export function enterArena(
   const { config, info, method, weights, plan } = layer
   const { condensed } = method.decode
   const most = method.decode.capacity(info, plan)
-  const entered = method.decode.enter?.(info, memory, { step, starts }) ?? newestSlots(memory)
+  const entered = method.decode.enter?.(info, memory, { step, starts, plan }) ?? newestSlots(memory)
   const kept = Math.min(most, entered.hidden.shape[1])
   const [batch, count] = entered.age.shape
   const newest = <T extends Tensor>(x: T): T =>

@@ -192,7 +192,7 @@ export class Memory extends TensorValue {
       )
     const template = scope(() =>
       rules.map(({ method, info }) =>
-        Object.entries(method.initialMemory(info, batch).tensors).map(([name, { shape }]) => ({
+        Object.entries(method.initialMemory(info, 1).tensors).map(([name, { shape }]) => ({
           name,
           shape,
         })),
@@ -202,7 +202,8 @@ export class Memory extends TensorValue {
       for (const { name, shape } of expected) {
         const found = file.tensors.get(`layers.${index}.${name}`)?.shape
         const fits =
-          found?.length === shape.length && found.every((size, axis) => axis === 1 || size === shape[axis])
+          found?.length === shape.length &&
+          found.every((size, axis) => axis === 1 || size === (axis === 0 ? batch : shape[axis]))
         if (!fits)
           throw new MemoryError(
             `layer ${index} of the memory has "${name}" of shape [${found}], the decoder needs [${shape}] (any number of slots): it was made by another decoder`,

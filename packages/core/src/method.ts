@@ -279,7 +279,7 @@ export interface DecodeRules {
   enter?(
     layer: LayerInfo,
     memory: LayerMemory,
-    stream: { readonly step: number; readonly starts: readonly number[] },
+    stream: { readonly step: number; readonly starts: readonly number[]; readonly plan: unknown },
   ): { readonly hidden: Tensor3D; readonly age: Tensor2D; readonly valid: Tensor2D }
   /** Values kept with each slot beside key and value, from the hidden states [batch, slots, width] as attention
    *  reads them: each [batch, slots]. */

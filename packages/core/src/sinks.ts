@@ -246,6 +246,14 @@ function narrowed({ mass, selection, attendWith }: Outcome, slots: number): Outc
   }
 }
 
+/** The newest `count` slots of those that enter an arena: it has no room for more beside the sinks. */
+function newestOf({ hidden, age, valid }: ReturnType<typeof newestSlots>, count: number) {
+  const slots = hidden.shape[1]
+  const kept = Math.min(slots, count)
+  const newest = <T extends Tensor>(x: T) => slotsFrom(x, slots - kept, kept)
+  return { hidden: newest(hidden), age: newest(age), valid: newest(valid) }
+}
+
 /** Sinks live in the arena with the others, marked by `state.sink`. */
 function decodeWithSinks(method: ForgettingMethod, count: number): DecodeRules {
   const inner = method.decode
@@ -260,7 +268,10 @@ function decodeWithSinks(method: ForgettingMethod, count: number): DecodeRules {
     farthest: (layer) => inner.farthest?.(layer) ?? method.reach(layer),
     enter: (layer, memory, stream) => {
       const [rest, sink] = apart(memory)
-      const entered = inner.enter?.(layer, rest, stream) ?? newestSlots(rest)
+      const entered = newestOf(
+        inner.enter?.(layer, rest, stream) ?? newestSlots(rest),
+        inner.capacity(layer, stream.plan),
+      )
       const read = stepsRead(stream)
       const batch = read.length
       const perSink = (value: (steps: number, index: number) => number) =>
@@ -295,7 +306,12 @@ function decodeWithSinks(method: ForgettingMethod, count: number): DecodeRules {
       const state: NamedTensors = inner.describe?.(others, { ...context, memory: apart(memory)[0] }) ?? {}
       const before = zeros([batch, count])
       return {
-        ...Object.fromEntries(Object.entries(state).map(([key, value]) => [key, joinSlots(before, value)])),
+        ...Object.fromEntries(
+          Object.entries(state).map(([key, value]) => {
+            const entered = slotsFrom(value, value.shape[1]! - (slots - count), slots - count)
+            return [key, joinSlots(before, entered)]
+          }),
+        ),
         sink: joinSlots(ones([batch, count]), zeros([batch, slots - count])),
       }
     },

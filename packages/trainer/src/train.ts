@@ -171,6 +171,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   if (resume) checkResume(settings, resume)
   registerGradients()
 
+  // What shapes depend on is read before the first memory is made.
+  await decoder.afterUpdate()
   const began = performance.now()
   const seconds = () => (performance.now() - began) / 1000
   const optimizer = new Optimizer(decoder.parameters, settings)

@@ -13,8 +13,9 @@ import type { ForgettingMethod } from '../method'
 import { Random } from '../random'
 
 export interface ConformanceOptions {
-  /** Makes the method under test, small enough for streams of 48 steps to make it forget. */
-  readonly method: () => ForgettingMethod
+  /** Makes the method under test, small enough for streams of 48 steps to make it forget; or one for each of the two
+   *  layers (hybrid stacks). */
+  readonly method: () => ForgettingMethod | readonly [ForgettingMethod, ForgettingMethod]
   /** Fields of the decoders that the method needs otherwise. */
   readonly decoder?: Partial<Omit<DecoderConfig, 'method'>>
   /** Backends that must agree: each starts one and makes it current. The first is the reference. */
@@ -52,11 +53,12 @@ const decoders: Readonly<Record<string, Omit<DecoderConfig, 'method'>>> = {
 /** All laws for a method, each a named check that throws when the law is broken. */
 export function conformanceLaws(options: ConformanceOptions): Law[] {
   const { method, tolerance = 2e-5 } = options
+  const name = nameOf(method())
   const laws: Law[] = []
   for (const [where, template] of Object.entries(decoders)) {
-    const law = (name: string, check: (context: Context) => Promise<void>) =>
+    const law = (law: string, check: (context: Context) => Promise<void>) =>
       laws.push({
-        name: `${method().name}, ${where}: ${name}`,
+        name: `${name}, ${where}: ${law}`,
         check: async () => {
           registerGradients()
           const decoder = new Decoder({ ...template, ...options.decoder, method: method() }, { seed: 3 })
@@ -85,6 +87,12 @@ export function conformanceLaws(options: ConformanceOptions): Law[] {
   return laws
 }
 
+const nameOf = (method: ForgettingMethod | readonly ForgettingMethod[]) =>
+  [method]
+    .flat()
+    .map(({ name }) => name)
+    .join(' and ')
+
 /** A decoder with a fixed random stream. */
 class Context {
   readonly stream: Int32Array
@@ -97,8 +105,9 @@ class Context {
     this.stream = Int32Array.from({ length: batch * streamLength }, () => random.integer(vocabulary))
   }
 
-  get method(): ForgettingMethod {
-    return this.decoder.config.method[0]!
+  /** 'block' if any layer's method decides by blocks. */
+  get decides(): ForgettingMethod['decides'] {
+    return this.decoder.config.method.some(({ decides }) => decides === 'block') ? 'block' : 'step'
   }
 
   /** Tokens from..to of every row: int32 [batch, to - from]. */
@@ -183,7 +192,7 @@ function largestDifference(a: Float32Array | undefined, b: Float32Array | undefi
 }
 
 async function shapes(context: Context): Promise<void> {
-  const { decoder, method } = context
+  const { decoder } = context
   const block = 5
   let memory = decoder.initialMemory(batch)
   for (let start = 0; start + block <= streamLength; start += block) {
@@ -192,7 +201,7 @@ async function shapes(context: Context): Promise<void> {
     if (memory.step !== start + block) throw new Error(`step is ${memory.step} after ${start + block} tokens`)
     for (const [index, { tensors, alive }] of memory.layers.entries()) {
       const info = layerInfo(decoder.config, index)
-      const capacity = method.capacity(info, block)
+      const capacity = decoder.config.method[index]!.capacity(info, block)
       const [rows, , width] = tensors.hidden!.shape
       if (rows !== batch || width !== decoder.config.width)
         throw new Error(`layer ${index} keeps hidden states of shape [${tensors.hidden!.shape}]`)
@@ -216,8 +225,8 @@ async function shapes(context: Context): Promise<void> {
 }
 
 async function segmentInvariance(context: Context): Promise<void> {
-  const { decoder, method } = context
-  if (method.decides === 'block') return
+  const { decoder } = context
+  if (context.decides === 'block') return
   const reference = await context.read(decoder.initialMemory(batch), 0, streamLength, 6)
   reference.memory.dispose()
   for (const block of [1, 4, 7, 16, streamLength]) {
@@ -228,8 +237,8 @@ async function segmentInvariance(context: Context): Promise<void> {
 }
 
 async function decodeEqualsBlocks(context: Context): Promise<void> {
-  const { decoder, method } = context
-  const block = method.decides === 'step' ? 6 : 1
+  const { decoder } = context
+  const block = context.decides === 'step' ? 6 : 1
   const blocks = await context.read(decoder.initialMemory(batch), 0, streamLength, block)
   blocks.memory.dispose()
   const streamed = await context.decode(decoder.initialMemory(batch), 0, streamLength)
@@ -237,19 +246,20 @@ async function decodeEqualsBlocks(context: Context): Promise<void> {
 }
 
 async function decodeContinuesBlocks(context: Context): Promise<void> {
-  const { decoder, method } = context
+  const { decoder } = context
   const half = streamLength / 2
   const prompt = await context.read(decoder.initialMemory(batch), 0, half, 6)
   const copy = prompt.memory.clone()
-  const blocks = await context.read(prompt.memory, half, streamLength, method.decides === 'step' ? 6 : 1)
+  const blocks = await context.read(prompt.memory, half, streamLength, context.decides === 'step' ? 6 : 1)
   blocks.memory.dispose()
   const streamed = await context.decode(copy, half, streamLength)
   context.expectEqual(streamed, blocks.logits, 'streaming decode after a prompt of blocks')
 }
 
 async function outOfReach(context: Context): Promise<void> {
-  const { decoder, method } = context
-  const reach = decoder.config.layers * method.reach(layerInfo(decoder.config, 0))
+  const { decoder } = context
+  const reaches = decoder.config.method.map((method, index) => method.reach(layerInfo(decoder.config, index)))
+  const reach = reaches.reduce((sum, steps) => sum + steps, 0)
   const changed = 4
   if (changed + reach >= streamLength) return
   const other = context.stream.slice()
@@ -392,7 +402,7 @@ const tensorLike = (values: Float32Array, shape: readonly number[]) => tensor(va
 
 function backendsAgree({ method, decoder: fields, backends, tolerance = 2e-5 }: ConformanceOptions): Law {
   return {
-    name: `${method().name}: all backends agree (${Object.keys(backends!).join(', ')})`,
+    name: `${nameOf(method())}: all backends agree (${Object.keys(backends!).join(', ')})`,
     check: async () => {
       for (const template of Object.values(decoders)) {
         let reference: Float32Array | undefined
