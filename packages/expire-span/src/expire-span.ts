@@ -1,0 +1,260 @@
+/**
+ * Expire-Span (Sukhbaatar, Ju, Poff, Roller, Szlam, Weston, Fan 2021, "Not All Memories are Created Equal: Learning to
+ * Forget by Expiring", arXiv 2105.06548): each memory says by its own hidden state how many steps it is kept. The span
+ * belongs to the slot, so slots die in the middle, other ones in each row: a scattered memory (core's slots.ts).
+ */
+import {
+  type ForgettingMethod,
+  joinSlots,
+  keepSlots,
+  type LayerMemory,
+  linear,
+  type NamedTensors,
+  newestSlots,
+  scatteredEnter,
+  scatteredGroups,
+  scatteredNext,
+  scatteredStart,
+  stopGradient,
+  type Term,
+} from '@lethe/core'
+import {
+  add,
+  cast,
+  ceil,
+  clipByValue,
+  clone,
+  expandDims,
+  fill,
+  floor,
+  greater,
+  lessEqual,
+  maximum,
+  mean,
+  minimum,
+  mul,
+  range,
+  relu,
+  reshape,
+  type Scalar,
+  sigmoid,
+  sub,
+  sum,
+  type Tensor,
+  type Tensor1D,
+  type Tensor2D,
+  type Tensor3D,
+  tensor2d,
+  tidy,
+  topk,
+  zeros,
+} from '@tensorflow/tfjs-core'
+import { settingsOf } from './options'
+import { empty, gaplessOf, survivors } from './survivors'
+
+export interface ExpireSpanOptions {
+  /** L: the longest span a memory can ask for. Steps. */
+  readonly maxSpan: number
+  /** R: over this many steps after its span a memory fades to nothing. Default 32. */
+  readonly ramp?: number
+  /** α: weight of the penalty on spans, in nats per step. Default 1e-6. */
+  readonly penalty?: number
+  /** 'ramp': pushes only the memories that now fade (the authors' code). 'mean': the mean span of the block's steps
+   *  (the paper). Default 'ramp'. */
+  readonly loss?: 'ramp' | 'mean'
+  /** Where spans start, as a fraction of maxSpan between 0 and 1. Default 0.1. */
+  readonly initialPercentage?: number
+  /** Divides hidden states before the span is predicted, so that long spans move gently. Default 1. */
+  readonly divider?: number
+  /** Random shortening: a training pass attends as if no span were longer than a random part of maxSpan. Default false. */
+  readonly shorten?: boolean
+  /** 'row': each row of the batch drops what expired. 'blocks': all rows drop as many slots, a multiple of the block
+   *  (the authors' code). Default 'row'. */
+  readonly deletion?: 'row' | 'blocks'
+  /** Most slots that a row remembers after `compact`; those with the least life left go. Default: no such limit. */
+  readonly budget?: number
+}
+
+/** The slots whose spans a penalty is taken of: each [batch, slots], age from the block's first query. */
+interface Spanned {
+  readonly span: Tensor
+  /** The span that attention saw: shortened in training. */
+  readonly seen: Tensor
+  readonly age: Tensor
+  readonly valid: Tensor | undefined
+  readonly length: number
+}
+
+/**
+ * Each memory predicts from its hidden state h how long it is kept, and fades over a ramp when that time is over.
+ * Sukhbaatar et al. 2021: e = L·sigmoid(wᵀh + b), r = e - distance, m = clamp(1 + r/R, 0, 1), the attention
+ * weights are m · softmax, renewed to a sum of 1; loss + α · mean e. What has m = 0 is deleted for good.
+ *
+ * As in the authors' code: w starts at 0 and b where e = initialPercentage·L; spans of remembered slots are predicted
+ * anew in each block, so w and b learn from old memories; the loss 'ramp' is α/(R·M) · Σ r over all pairs of the M
+ * queries and the slots with 0 < m < 1, the future included; shortening draws once per pass for all layers and does
+ * not decide what is deleted. Ours: deletion per row with empty places, the budget, and `ramp` zeros as first memory
+ * where the decoder starts with zeros (theirs: a block). Deleting expired slots never changes a result.
+ * @throws ConfigError for a wrong option
+ */
+export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
+  const settings = settingsOf(options)
+  const { maxSpan, ramp, penalty, loss, divider, shorten, deletion, budget } = settings
+  const farthest = maxSpan + ramp
+  const most = Math.min(farthest, budget ?? farthest)
+
+  /** e of hidden states as attention reads them: [batch, slots, width] → [batch, slots]. */
+  const spansOf = (hidden: Tensor3D, { weight, bias }: NamedTensors): Tensor2D => {
+    const [batch, slots] = hidden.shape
+    if (slots === 0) return zeros([batch, slots])
+    const scores = mul(linear(hidden, weight!), 1 / divider)
+    return mul(sigmoid(add(reshape(scores, [batch, slots]), bias!)), maxSpan)
+  }
+  const seenIn = ({ training, draw }: { training: boolean; draw: number }, span: Tensor2D): Tensor2D =>
+    training && shorten ? minimum(span, draw * maxSpan) : span
+  const termOf = (life: Tensor): Term => ({ kind: 'slot-life', life: life as Tensor2D, ramp })
+  const lossOf = { ramp: rampLoss, mean: meanLoss }[loss]
+  /** [batch] */
+  const penaltyOf = (slots: Spanned) => mul(lossOf(slots, ramp), penalty) as Tensor1D
+
+  return {
+    specVersion: 1,
+    name: 'expire-span',
+    options: { ...settings },
+    decides: budget === undefined ? 'step' : 'block',
+    reach: () => farthest,
+    // Between two compacts there is a block more; 'blocks' leaves up to a block of expired slots.
+    capacity: (_, block) =>
+      block +
+      Math.min(
+        budget ?? Number.POSITIVE_INFINITY,
+        Math.max(farthest, block) + (deletion === 'row' ? 0 : block),
+      ),
+    parameters: ({ width }) => {
+      const { initialPercentage } = settings
+      return {
+        weight: { shape: [width, 1], initializer: { kind: 'constant', value: 0 } },
+        bias: { shape: [1], initializer: { kind: 'constant', value: -Math.log(1 / initialPercentage - 1) } },
+      }
+    },
+    stateDict: (family, { index, width }) => {
+      if (family !== 'transformer-sequential') return {}
+      const name = `layers.${index}.attn.attn.expire_span.span_predictor`
+      return {
+        weight: { names: [`${name}.weight`], shape: [1, width] },
+        bias: { names: [`${name}.bias`], shape: [1] },
+      }
+    },
+    initialMemory: (layer, batch) => {
+      const start = scatteredStart(layer, batch, Math.min(ramp, most))
+      // Until a block reads their spans, nothing of them expires.
+      const life = fill(start.tensors.age!.shape, maxSpan)
+      return { ...start, tensors: { ...start.tensors, life } }
+    },
+    recall: (block) => {
+      const groups = scatteredGroups(block)
+      const spans = groups.flatMap(({ pieces }) =>
+        pieces.map(({ hidden }) => spansOf(hidden, block.parameters)),
+      )
+      const span = spans.reduce((older, newer) => joinSlots(older, newer) as Tensor2D)
+      const seen = seenIn(block, span)
+      return { groups, terms: [termOf(seen)], carry: { span, seen } }
+    },
+    settle: (block, { carry }) => {
+      const { span, seen } = carry as Record<'span' | 'seen', Tensor>
+      const { length } = block
+      const memory = scatteredNext(block, { life: span })
+      const { valid } = memory.tensors
+      const age = sub(memory.tensors.age!, length)
+      const perRow = penaltyOf({ span, seen, age, valid, length })
+      return {
+        memory,
+        penalty: mean(perRow) as Scalar,
+        ...(block.traced && {
+          trace: { span: clone(span), mask: maskOf(seen, age, length, ramp), penalty: perRow },
+        }),
+      }
+    },
+    overlay: ({ hidden, age, valid, queries, parameters, ...pass }) => {
+      const span = spansOf(hidden, parameters)
+      const seen = seenIn(pass, span)
+      const penalty = penaltyOf({ span, seen, age, valid, length: queries.shape[1] })
+      return { terms: [termOf(seen)], penalty: mean(penalty) as Scalar }
+    },
+    compact: async (_, memory) => {
+      const { tensors, alive, gapless = 0 } = memory
+      const [rows, slots] = tensors.age!.shape as [number, number]
+      if (slots <= Math.min(gapless, most) && alive.every((count) => count === slots)) return memory
+      const lives = tidy(() => leftOf(memory, ramp))
+      const left = await lives.data()
+      lives.dispose()
+      const kept = survivors({ left, rows, block: gapless }, deletion, budget)
+      // One at least: not every backend gathers nothing.
+      const places = Math.max(1, ...kept.map(({ length }) => length))
+      if (places === slots && kept.every(({ length }, row) => length === alive[row])) return memory
+      const index = kept.flatMap((row) => [...new Array<number>(places - row.length).fill(0), ...row])
+      const host = { alive: kept.map(({ length }) => length), gapless: gaplessOf(kept, slots, gapless) }
+      const next = tidy(() => ({
+        ...keepSlots(memory, tensor2d(index, [rows, places], 'int32'), host.alive, host.gapless).tensors,
+      }))
+      for (const value of Object.values(tensors)) value.dispose()
+      return { tensors: next, ...host }
+    },
+    report: (layer, parameters, memory, normalise) => {
+      // Another method's memory where this one is an overlay.
+      const enter = memory.tensors.age
+        ? scatteredEnter
+        : (_: unknown, other: LayerMemory) => newestSlots(other)
+      const { hidden, age, valid } = enter(layer, memory)
+      const span = spansOf(hidden.size > 0 ? normalise(hidden) : hidden, parameters)
+      return { span: mul(span, valid), remaining: mul(sub(span, add(age, 1)), valid) }
+    },
+    decode: {
+      capacity: () => most + 1,
+      enter: (layer, memory) => scatteredEnter(layer, longestLived(memory, most, ramp)),
+      describe: (hidden, { parameters }) => ({ life: spansOf(hidden, parameters) }),
+      alive: ({ age, state }) => cast(greater(add(sub(state.life!, age), ramp), 0), 'float32') as Tensor2D,
+      worth: ({ age, state }) => sub(state.life!, age),
+      recall: ({ state }) => ({ terms: [termOf(state.life!)] }),
+    },
+  }
+}
+
+/**
+ * Σ r / (R·M) over all pairs of the M queries and the slots with 0 < m < 1, that is -R < r < 0, per row: [batch].
+ * Query i sees r = left - i, so these are the whole numbers i between left and left + R: counted, not laid out.
+ */
+function rampLoss({ seen, age, valid, length }: Spanned, ramp: number): Tensor {
+  const left = sub(seen, age) // r of the first query [batch, slots]
+  const constant = stopGradient(left)
+  const first = maximum(add(floor(constant), 1), 0)
+  const last = minimum(sub(ceil(add(constant, ramp)), 1), length - 1)
+  const pairs = relu(add(sub(last, first), 1))
+  const sums = mul(pairs, sub(left, mul(add(first, last), 0.5)))
+  return mul(sum(valid ? mul(sums, valid) : sums, 1), 1 / (ramp * length))
+}
+
+/** Mean e of the steps of the block, per row: [batch]. */
+function meanLoss({ span, age, valid, length }: Spanned): Tensor {
+  const written = cast(lessEqual(age, 0), 'float32')
+  return mul(sum(mul(span, valid ? mul(written, valid) : written), 1), 1 / length)
+}
+
+/** m of every pair, whether or not the query may see the slot: [batch, block, slots]. */
+function maskOf(seen: Tensor, age: Tensor, length: number, ramp: number): Tensor {
+  const left = sub(expandDims(sub(seen, age), 1), reshape(range(0, length), [1, length, 1]))
+  return clipByValue(add(mul(left, 1 / ramp), 1), 0, 1)
+}
+
+/** Steps until each slot is fully forgotten, as the next query sees it; `empty` or less where none is: [batch, slots]. */
+function leftOf({ tensors: { life, age, valid } }: LayerMemory, ramp: number): Tensor2D {
+  return add(add(sub(life!, age!), ramp), mul(sub(1, valid!), 2 * empty))
+}
+
+/** The slots with the longest life left, in a memory that was not compacted: an arena has places for `most`. */
+function longestLived(memory: LayerMemory, most: number, ramp: number): LayerMemory {
+  const [batch, slots] = memory.tensors.age!.shape as [number, number]
+  if (slots <= most) return memory
+  const { indices } = topk(leftOf(memory, ramp), most)
+  return keepSlots(memory, indices as Tensor2D, new Array<number>(batch).fill(most), 0)
+}

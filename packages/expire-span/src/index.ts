@@ -1,0 +1,2 @@
+export type { ExpireSpanOptions } from './expire-span'
+export { expireSpan } from './expire-span'
