@@ -2,7 +2,7 @@
 import { adaptiveSpan } from '@lethe/adaptive-span'
 import { useBackend } from '@lethe/backends'
 import { compressive } from '@lethe/compressive'
-import { ConfigError, combine, Decoder, fixedSpan, sinks } from '@lethe/core'
+import { ConfigError, combine, Decoder, fixedSpan, sinks, wrappers } from '@lethe/core'
 import { type ConformanceOptions, conformanceLaws } from '@lethe/core/testing'
 import { expireSpan } from '@lethe/expire-span'
 import { selective } from '@lethe/selective'
@@ -58,10 +58,13 @@ describe('wrappers', () => {
     const again = Decoder.fromDescription(description, {
       'expire-span': expireSpan,
       'adaptive-span': adaptiveSpan,
+      ...wrappers,
     })
     expect(JSON.parse(JSON.stringify(again.describe()))).toEqual(description)
     expect([...again.parameters.keys()]).toEqual([...decoder.parameters.keys()])
-    expect(() => Decoder.fromDescription(description, { 'expire-span': expireSpan })).toThrow(/adaptive-span/)
+    expect(() => Decoder.fromDescription(description, { 'expire-span': expireSpan, ...wrappers })).toThrow(
+      /adaptive-span/,
+    )
     for (const made of [decoder, again]) made.dispose()
   })
 

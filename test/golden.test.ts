@@ -10,7 +10,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { replay } from '../tools/golden/replay.mjs'
 
 const tolerance = 1e-4
-const cases = ['xl-fixed-span', 'transformer-xl', 'persistent-memory']
+const cases = [
+  ...['xl-fixed-span', 'transformer-xl', 'persistent-memory'],
+  ...['adaptive-span', 'adaptive-span-layer', 'persistent-memory-adaptive-span'],
+  ...['expire-span-eval', 'expire-span-train', 'expire-span-prenorm'],
+  ...['compressive-mean', 'selective', 'selective-pruned'],
+]
 
 /** Vulkan in software, so that WebGPU runs without a GPU: part of Debian's chromium. */
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'

@@ -1,26 +1,125 @@
 /**
- * The forgetting methods that the command line knows. To add one: a line in this table.
+ * The forgetting methods that the command line knows. To add one: an entry in this table.
  */
-import { type ForgettingMethod, fixedSpan } from '@lethe/core'
+import { adaptiveSpan } from '@lethe/adaptive-span'
+import { compressive } from '@lethe/compressive'
+import {
+  type DecoderConfig,
+  type ForgettingMethod,
+  fixedSpan,
+  type MethodFactories,
+  sinks,
+  wrappers,
+} from '@lethe/core'
+import { expireSpan } from '@lethe/expire-span'
+import { selective } from '@lethe/selective'
 
-/** What the command line says about a method; each takes what it needs. */
+/** Options that only some methods take; `--span` is every method's. */
+export const methodOptionNames = [
+  'ramp',
+  'span-penalty',
+  'dynamic',
+  'shorten',
+  'budget',
+  'rate',
+  'compressed',
+  'compression',
+  'compression-loss',
+  'memory-loss',
+] as const
+export type MethodOptionName = (typeof methodOptionNames)[number]
+
+/** What the command line says about a method; each takes what it needs, and has defaults of its own. */
 export interface MethodSettings {
   readonly span: number
+  readonly block: number
+  readonly ramp?: number | undefined
+  readonly 'span-penalty'?: number | undefined
+  readonly dynamic?: true | undefined
+  readonly shorten?: true | undefined
+  readonly budget?: number | undefined
+  readonly rate?: number | undefined
+  readonly compressed?: number | undefined
+  readonly compression?: string | undefined
+  readonly 'compression-loss'?: string | undefined
+  readonly 'memory-loss'?: number | undefined
+  readonly sinks?: number | undefined
 }
 
 interface MethodEntry {
   /** From the command line. */
   readonly create: (settings: MethodSettings) => ForgettingMethod
   /** From the options a checkpoint holds. */
-  // biome-ignore lint/suspicious/noExplicitAny: factories take options of their own types
-  readonly factory: (options: any) => ForgettingMethod
+  readonly factory: MethodFactories[string]
+  /** Which of `methodOptionNames` it takes. */
+  readonly options: readonly MethodOptionName[]
+  /** Distances in a learned table of positions, where the method's reach is not what the authors give positions to. */
+  readonly learnedDistances?: (settings: MethodSettings) => number
 }
 
+/** The fields that were given. */
+const given = <T extends object>(fields: T) =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [name in keyof T]: Exclude<T[name], undefined>
+  }
+
 export const methods: Readonly<Record<string, MethodEntry>> = {
-  'fixed-span': { factory: fixedSpan, create: ({ span }) => fixedSpan({ span }) },
+  'fixed-span': { factory: fixedSpan, options: [], create: ({ span }) => fixedSpan({ span }) },
+  'expire-span': {
+    factory: expireSpan,
+    options: ['ramp', 'span-penalty', 'shorten', 'budget'],
+    create: ({ span, ramp, budget, shorten, 'span-penalty': penalty }) =>
+      expireSpan({ maxSpan: span, ...given({ ramp, penalty, budget, shorten }) }),
+    // As the authors': memories older than a block have no position.
+    learnedDistances: ({ block, span }) => Math.min(block, span),
+  },
+  'adaptive-span': {
+    factory: adaptiveSpan,
+    options: ['ramp', 'span-penalty', 'dynamic'],
+    create: ({ span, ramp, dynamic, 'span-penalty': penalty }) =>
+      adaptiveSpan({ maxSpan: span, ...given({ ramp, penalty, dynamic }) }),
+  },
+  compressive: {
+    factory: compressive,
+    options: ['rate', 'compressed', 'compression', 'compression-loss'],
+    create: ({
+      span,
+      rate = 4,
+      compressed = Math.ceil(span / rate),
+      compression,
+      'compression-loss': loss,
+    }) =>
+      compressive({
+        memory: span,
+        rate,
+        compressed,
+        ...(given({ compression, loss }) as Partial<Parameters<typeof compressive>[0]>),
+      }),
+  },
+  selective: {
+    factory: selective,
+    options: ['budget', 'memory-loss'],
+    create: ({ span, budget, 'memory-loss': memoryLoss }) =>
+      selective({ ...(budget === undefined ? { span } : { budget }), ...given({ memoryLoss }) }),
+    learnedDistances: ({ span }) => span + 1,
+  },
+}
+
+/** The method that the settings describe, with sinks around it where they want some. */
+export function methodOf(name: string, settings: MethodSettings): ForgettingMethod {
+  const method = methods[name]!.create(settings)
+  return settings.sinks ? sinks({ count: settings.sinks, method }) : method
+}
+
+/** Decoder fields that go with a method. */
+export function decoderFieldsOf(name: string, settings: MethodSettings): Partial<DecoderConfig> {
+  const { learnedDistances } = methods[name]!
+  const distances = learnedDistances?.(settings) ?? (settings.sinks ? settings.span + 1 : undefined)
+  return distances === undefined ? {} : { learnedDistances: distances }
 }
 
 /** Name → factory, as checkpoints are read with. */
-export const methodFactories = Object.fromEntries(
-  Object.entries(methods).map(([name, { factory }]) => [name, factory]),
-)
+export const methodFactories: MethodFactories = {
+  ...wrappers,
+  ...Object.fromEntries(Object.entries(methods).map(([name, { factory }]) => [name, factory])),
+}

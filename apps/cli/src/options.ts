@@ -38,6 +38,7 @@ export type Option = Kind & {
 const trains = ['train', 'demo'] as const
 const builds = ['train', 'demo', 'bench'] as const
 const model = { group: 'Model', commands: builds } as const
+const memory = { group: 'Memory', commands: builds } as const
 const training = { group: 'Training', commands: trains } as const
 const sampling = { group: 'Text', commands: ['generate', 'demo'] } as const
 
@@ -49,13 +50,6 @@ const table = {
     default: 'modern',
     help: 'architecture, and sizes where it is a published one',
   },
-  method: {
-    ...model,
-    kind: 'choice',
-    choices: Object.keys(methods),
-    default: 'fixed-span',
-    help: 'what is remembered',
-  },
   layers: { ...model, kind: 'whole', least: 1, default: 4, help: 'number of layers' },
   width: { ...model, kind: 'whole', least: 1, default: 128, help: 'size of the hidden state' },
   heads: { ...model, kind: 'whole', least: 1, default: 4, help: 'attention heads' },
@@ -65,8 +59,77 @@ const table = {
     least: 0,
     help: 'inner width of the feed-forward part (default: 4 x width)',
   },
-  span: { ...model, kind: 'whole', least: 1, default: 256, help: 'steps that are remembered at most' },
   dropout: { ...model, kind: 'number', least: 0, below: 1, default: 0, help: 'dropout rate' },
+  'layer-drop': {
+    ...model,
+    kind: 'number',
+    least: 0,
+    below: 1,
+    default: 0,
+    help: 'chance that a layer is skipped in training',
+  },
+
+  method: {
+    ...memory,
+    kind: 'choice',
+    choices: Object.keys(methods),
+    default: 'fixed-span',
+    help: 'what is remembered',
+  },
+  span: {
+    ...memory,
+    kind: 'whole',
+    least: 1,
+    default: 256,
+    help: 'steps that are remembered at most; compressive: uncompressed ones',
+  },
+  sinks: { ...memory, kind: 'whole', least: 0, default: 0, help: 'first steps of a stream that always stay' },
+  budget: {
+    ...memory,
+    kind: 'whole',
+    least: 1,
+    help: 'expire-span, selective: slots that may stay, the least needed go first',
+  },
+  ramp: {
+    ...memory,
+    kind: 'number',
+    least: 0,
+    more: true,
+    help: 'expire-span, adaptive-span: steps in which attention fades out (32)',
+  },
+  'span-penalty': {
+    ...memory,
+    kind: 'number',
+    least: 0,
+    help: 'expire-span, adaptive-span: what a step of span costs (1e-6, 2e-6)',
+  },
+  dynamic: { ...memory, kind: 'flag', help: 'adaptive-span: spans depend on the input' },
+  shorten: { ...memory, kind: 'flag', help: 'expire-span: shorten all spans at random in training' },
+  rate: { ...memory, kind: 'whole', least: 1, help: 'compressive: slots that become one (4)' },
+  compressed: {
+    ...memory,
+    kind: 'whole',
+    least: 1,
+    help: 'compressive: compressed slots (span / rate)',
+  },
+  compression: {
+    ...memory,
+    kind: 'choice',
+    choices: ['mean', 'max', 'conv', 'dilated', 'most-used'],
+    help: 'compressive: how slots become one',
+  },
+  'compression-loss': {
+    ...memory,
+    kind: 'choice',
+    choices: ['none', 'auto-encoding', 'attention'],
+    help: 'compressive: what the compression learns from',
+  },
+  'memory-loss': {
+    ...memory,
+    kind: 'number',
+    least: 0,
+    help: 'selective: weight of the loss that asks for less memory (0)',
+  },
 
   data: {
     ...training,
@@ -134,6 +197,13 @@ const table = {
   },
   'weight-decay': { ...training, kind: 'number', least: 0, default: 0, help: 'weight decay' },
   momentum: { ...training, kind: 'number', least: 0, below: 1, default: 0, help: 'momentum of sgd' },
+  unroll: {
+    ...training,
+    kind: 'whole',
+    least: 1,
+    default: 1,
+    help: 'consecutive blocks that a gradient reaches back through',
+  },
   accumulate: { ...training, kind: 'whole', least: 1, default: 1, help: 'consecutive blocks per update' },
   'eval-every': {
     ...training,

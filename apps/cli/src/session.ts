@@ -37,6 +37,7 @@ export function trainOptions(
     weightDecay: settings['weight-decay'],
     momentum: settings.momentum,
     accumulate: settings.accumulate,
+    unroll: settings.unroll,
     evalEvery: settings['eval-every'],
     validBatch: settings['valid-batch'],
     checkpointEvery: settings['checkpoint-every'],

@@ -1,11 +1,19 @@
 /** What a run is made of: the command line over the preset over the defaults. */
 import { Decoder, type DecoderConfig, type Preset, presets } from '@lethe/core'
 import type { OptimizerName, ScheduleName } from '@lethe/trainer'
-import { methods } from './methods'
+import { UsageError } from './errors'
+import {
+  decoderFieldsOf,
+  type MethodOptionName,
+  type MethodSettings,
+  methodOf,
+  methodOptionNames,
+  methods,
+} from './methods'
 import type { Given } from './options'
 
 /** Every option that decides how a run goes, with its value. Saved as config.json; readable by --config. */
-export interface Settings {
+export interface Settings extends MethodSettings {
   readonly preset: string
   readonly method: string
   readonly layers: number
@@ -14,6 +22,7 @@ export interface Settings {
   readonly 'feed-forward': number
   readonly span: number
   readonly dropout: number
+  readonly 'layer-drop': number
   readonly tokenizer: 'bytes' | 'characters'
   readonly steps: number
   readonly batch: number
@@ -26,6 +35,7 @@ export interface Settings {
   readonly 'weight-decay': number
   readonly momentum: number
   readonly accumulate: number
+  readonly unroll: number
   readonly 'eval-every': number
   readonly 'valid-batch': number
   readonly 'checkpoint-every': number
@@ -38,16 +48,20 @@ export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Sett
   const name = given.preset ?? defaults.preset ?? 'modern'
   const preset = (presets as Readonly<Record<string, Preset>>)[name]!
   const { decoder, training, span } = preset
+  const method = given.method ?? defaults.method ?? 'fixed-span'
   const width = given.width ?? decoder.width ?? defaults.width ?? 128
   return {
     preset: name,
-    method: given.method ?? defaults.method ?? 'fixed-span',
+    method,
     layers: given.layers ?? decoder.layers ?? defaults.layers ?? 4,
     width,
     heads: given.heads ?? decoder.heads ?? defaults.heads ?? 4,
     'feed-forward': given['feed-forward'] ?? decoder.feedForward ?? defaults['feed-forward'] ?? 4 * width,
     span: given.span ?? span ?? defaults.span ?? 256,
     dropout: given.dropout ?? decoder.dropout ?? defaults.dropout ?? 0,
+    'layer-drop': given['layer-drop'] ?? 0,
+    sinks: given.sinks ?? 0,
+    ...methodOptionsOf(method, given),
     tokenizer: (given.tokenizer ?? defaults.tokenizer ?? 'bytes') as Settings['tokenizer'],
     steps: given.steps ?? defaults.steps ?? training.steps ?? 1000,
     batch: given.batch ?? training.batch ?? defaults.batch ?? 16,
@@ -60,12 +74,25 @@ export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Sett
     'weight-decay': given['weight-decay'] ?? 0,
     momentum: given.momentum ?? 0,
     accumulate: given.accumulate ?? 1,
+    unroll: given.unroll ?? 1,
     'eval-every': given['eval-every'] ?? defaults['eval-every'] ?? 500,
     'valid-batch': given['valid-batch'] ?? 8,
     'checkpoint-every': given['checkpoint-every'] ?? defaults['checkpoint-every'] ?? 500,
     keep: given.keep ?? 3,
     seed: given.seed ?? 0,
   }
+}
+
+/** The options of the method. @throws UsageError where one was given that only other methods take */
+function methodOptionsOf(method: string, given: Given): Partial<Pick<MethodSettings, MethodOptionName>> {
+  const { options } = methods[method]!
+  const chosen = methodOptionNames.filter((name) => given[name] !== undefined)
+  const stray = chosen.find((name) => !options.includes(name))
+  if (stray)
+    throw new UsageError(
+      `--${stray} is no option of --method ${method}, which takes ${['span', 'sinks', ...options].map((name) => `--${name}`).join(', ')}`,
+    )
+  return Object.fromEntries(chosen.map((name) => [name, given[name]]))
 }
 
 /** The decoder that the settings describe. @throws ConfigError where they do not fit together */
@@ -83,7 +110,9 @@ export function decoderOf(settings: Settings, vocabulary: number): Decoder {
     heads: settings.heads,
     feedForward: settings['feed-forward'],
     dropout: settings.dropout,
-    method: methods[settings.method]!.create(settings),
+    layerDrop: settings['layer-drop'],
+    ...decoderFieldsOf(settings.method, settings),
+    method: methodOf(settings.method, settings),
   }
   return new Decoder(config, { seed: settings.seed })
 }

@@ -21,7 +21,6 @@ import {
   type Variable,
   variableGrads,
 } from '@tensorflow/tfjs-core'
-import { combine } from './combine'
 import { type DecoderConfig, layerInfo, type ResolvedConfig, resolveConfig } from './config'
 import {
   type ArenaState,
@@ -48,7 +47,6 @@ import { scope } from './ops/scope'
 import { createParameters, parameterSpecs } from './parameters'
 import type { Random } from './random'
 import type { HostTensor } from './safetensors'
-import { sinks } from './sinks'
 
 export interface ForwardResult {
   /** [batch, block, vocabulary] */
@@ -79,9 +77,14 @@ export interface MethodDescription {
   readonly options: Readonly<Record<string, unknown>>
 }
 
-/** Factories by the names of their methods. */
-// biome-ignore lint/suspicious/noExplicitAny: factories take options of their own types
-export type MethodFactories = Readonly<Record<string, (options: any) => ForgettingMethod>>
+/** Factories by the names of their methods. A wrapper's makes the methods in it from their descriptions by `make`. */
+export type MethodFactories = Readonly<
+  Record<
+    string,
+    // biome-ignore lint/suspicious/noExplicitAny: factories take options of their own types
+    (options: any, make: (description: MethodDescription) => ForgettingMethod) => ForgettingMethod
+  >
+>
 
 /** What `report` says of one layer. */
 export interface LayerReport {
@@ -134,7 +137,7 @@ export class Decoder {
     this.plans = this.rules.map(() => undefined)
   }
 
-  /** The decoder that `describe()` described. `methods`: name → factory; wrappers (sinks, combine) are known. */
+  /** The decoder that `describe()` described. `methods`: name → factory; `wrappers` has those of core's wrappers. */
   static fromDescription(
     { method, ...rest }: DecoderDescription,
     methods: MethodFactories,
@@ -638,19 +641,15 @@ export class Decoder {
   }
 }
 
-/** A method by name and options; the methods inside a wrapper are described the same way. */
+/** A method by name and options. */
 function methodFromDescription(
   { name, options }: MethodDescription,
   methods: MethodFactories,
 ): ForgettingMethod {
-  const made = (description: unknown) => methodFromDescription(description as MethodDescription, methods)
-  if (name === 'sinks') return sinks({ count: options.count as number, method: made(options.method) })
-  if (name === 'combine')
-    return combine({ keeper: made(options.keeper), overlays: (options.overlays as unknown[]).map(made) })
   const factory = methods[name]
   if (!factory)
     throw new ConfigError(`unknown method "${name}"; known are ${Object.keys(methods).join(', ')}`, { name })
-  return factory(options)
+  return factory(options, (inner) => methodFromDescription(inner, methods))
 }
 
 /** Refuses methods whose parameters are not those that are there. */

@@ -46,3 +46,4 @@ export {
 } from './slots'
 export type { StateDictFamily } from './state-dict'
 export { fromStateDict, toStateDict } from './state-dict'
+export { wrappers } from './wrappers'

@@ -2,7 +2,7 @@
  * A checkpoint: everything from which a run goes on as if it had never stopped. It is plain data, so that a folder
  * (`@lethe/trainer/node`), a page's storage, or a test's variable can hold it.
  */
-import type { ForgettingMethod, RandomState, TensorFile } from '@lethe/core'
+import type { MethodFactories, RandomState, TensorFile } from '@lethe/core'
 import { Decoder, FormatError, ShapeError } from '@lethe/core'
 import { CheckpointError } from './errors'
 import type { Evaluation } from './evaluate'
@@ -75,8 +75,7 @@ export async function loadParameters(decoder: Decoder, model: TensorFile): Promi
 /** Builds the decoder (and tokenizer) that a saved model describes. */
 export async function loadModel(
   model: TensorFile,
-  // biome-ignore lint/suspicious/noExplicitAny: factories take options of their own types
-  methods: Readonly<Record<string, (options: any) => ForgettingMethod>>,
+  methods: MethodFactories,
 ): Promise<{ decoder: Decoder; tokenizer: Tokenizer | undefined }> {
   const { format, decoder: description, tokenizer } = model.metadata
   if (format !== modelFormat || description === undefined)
