@@ -25,6 +25,13 @@ describe.each(['cpu', 'wasm'] as const)('methods on %s', (backend) => {
   })
 })
 
+// Persistent slots have no position: where a query stands in its block makes no difference to them.
+describe('beside persistent slots', () => {
+  const decoder = { learnedDistances: 14, persistentSlots: 3 }
+  for (const law of conformanceLaws({ method: methods['every query sees as much'], decoder }))
+    test(law.name, law.check)
+})
+
 const backends = { cpu: () => useBackend('cpu'), wasm: () => useBackend('wasm') }
 for (const law of conformanceLaws({ method: methods['every query sees as much'], backends }).filter(
   ({ name }) => name.includes('backends'),

@@ -450,19 +450,20 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     ...(recall.exempt && { exempt: recall.exempt }),
     ...(table && { positions: table }),
   }
+  const queries = project('attention.query')
   const beside = condensed && condensedGroup(layer, condensed, arena, held, pass.step, table)
   const {
     context: attention,
     mass,
     selection,
   } = attend({
-    queries: turn(project('attention.query')),
+    queries: turn(queries),
     keys: beside ? concat([nextKeys, beside.keys], 3) : nextKeys,
     values: beside ? concat([nextValues, beside.values], 3) : nextValues,
     groups: beside ? [group, beside.group] : [group],
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
-    ...attentionConstants(config, info, weights),
+    ...attentionConstants(config, info, weights, queries),
   })
   const own = mass && (slice(mass, [0, 0], [batch, places]) as Tensor2D)
   const state = method.decode.settle?.(now, { ...(own && { mass: own }), ...(selection && { selection }) })

@@ -200,19 +200,25 @@ function attentionRequest(
     groups: groups.map((group) => attentionGroup(pass.config, info, weights, group)),
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
-    ...attentionConstants(pass.config, info, weights),
+    ...attentionConstants(pass.config, info, weights, queries),
     ...(dropout && { dropout }),
   }
 }
 
 /** What attention needs of a layer whatever is recalled. */
-export function attentionConstants(config: ResolvedConfig, info: LayerInfo, { own, shared }: LayerWeights) {
+export function attentionConstants(
+  config: ResolvedConfig,
+  info: LayerInfo,
+  { own, shared }: LayerWeights,
+  queries: Tensor,
+) {
   const sinusoidal = config.positions === 'sinusoidal' && {
     queryBias: { content: shared('positions.contentBias'), position: shared('positions.positionBias') },
   }
   const persistent = config.persistentSlots > 0 && {
     // Sukhbaatar et al. 2019 ("Augmenting self-attention with persistent memory"): √d and √N keep their scale.
     persistent: {
+      queries,
       keys: mul(own('attention.persistent.keys'), Math.sqrt(info.headSize)),
       values: mul(own('attention.persistent.values'), Math.sqrt(config.persistentSlots)),
     },

@@ -58,8 +58,11 @@ export interface AttentionRequest {
   readonly terms: readonly Term[]
   /** Transformer-XL's u and v: added to the queries of the content and of the positional part [heads, headSize]. */
   readonly queryBias?: { readonly content: Tensor; readonly position: Tensor }
-  /** Persistent slots of the all-attention layer: [heads, headSize, slots], attended to by all, never masked. */
-  readonly persistent?: { readonly keys: Tensor; readonly values: Tensor }
+  /**
+   * Persistent slots of the all-attention layer: [heads, headSize, slots], attended to by all, never masked. They have
+   * no position, so `queries` are those that rotary positions have not turned; default: the others.
+   */
+  readonly persistent?: { readonly queries?: Tensor; readonly keys: Tensor; readonly values: Tensor }
   /** Makes a dropout mask for the attention weights. */
   readonly dropout?: (shape: readonly number[]) => Tensor
   readonly wants: { readonly mass?: boolean; readonly selection?: boolean }
@@ -133,7 +136,8 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
   let weights: Tensor
   if (persistent) {
     const keysOfAll = reshape(persistent.keys, [1, ...persistent.keys.shape])
-    const joined = softmax(concat([logits, matMul(queries, keysOfAll, { transposeA: true })], 3))
+    const unturned = persistent.queries ? mul(persistent.queries, scale) : queries
+    const joined = softmax(concat([logits, matMul(unturned, keysOfAll, { transposeA: true })], 3))
     const [batch, heads] = joined.shape as [number, number]
     weights = slice(joined, [0, 0, 0, 0], [batch, heads, block, slots])
     persistentWeights = slice(joined, [0, 0, 0, slots], [batch, heads, block, joined.shape[3]! - slots])
