@@ -7,7 +7,6 @@ import {
   later,
   type MethodOracle,
   mean,
-  newest,
   range,
   type Slot,
   sees,
@@ -70,7 +69,7 @@ export function selective(options: SelectiveOptions): MethodOracle<readonly Vote
       votes: votes[j]!,
       first: isFirst(view, j),
     }))
-    const inside = newest(all, span)
+    const inside = all.filter(({ age }) => age <= span)
     const most = typeof budget === 'object' ? budget[view.layer.index] : budget
     const order = (a: Voted, b: Voted) =>
       a.votes - b.votes || Number(b.first) - Number(a.first) || a.age - b.age
