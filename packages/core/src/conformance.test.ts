@@ -27,6 +27,9 @@ describe.each(['cpu', 'wasm'] as const)('methods on %s', (backend) => {
 
 // Persistent slots have no position: where a query stands in its block makes no difference to them.
 describe('beside persistent slots', () => {
+  beforeAll(async () => {
+    await useBackend('wasm')
+  })
   const decoder = { learnedDistances: 14, persistentSlots: 3 }
   for (const law of conformanceLaws({ method: methods['every query sees as much'], decoder }))
     test(law.name, law.check)
