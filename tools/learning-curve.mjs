@@ -18,7 +18,7 @@ import { openText } from '@lethe/trainer/node'
 
 const block = 64
 const span = 256
-const expire = { maxSpan: span, ramp: 32, penalty: 1e-6, deletion: 'blocks' }
+const expire = { maxSpan: span, ramp: 32, penalty: 1e-6, deletion: 'blocks', initialSlots: block }
 
 /** Name → decoder fields. The first four are the authors' set-ups. */
 const setups = {

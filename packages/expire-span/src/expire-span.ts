@@ -71,6 +71,9 @@ export interface ExpireSpanOptions {
   /** 'row': each row of the batch drops what expired. 'blocks': all rows drop as many slots, a multiple of the block
    *  (the authors' code). Default 'row'. */
   readonly deletion?: 'row' | 'blocks'
+  /** Zero states in the first memory, where the decoder starts with such; the authors' code has a block of them, which
+   *  'blocks' needs to drop all of them later. Default: `ramp`. */
+  readonly initialSlots?: number
   /** Most slots that a row remembers after `compact`; those with the least life left go. Default: no such limit. */
   readonly budget?: number
 }
@@ -93,13 +96,13 @@ interface Spanned {
  * As in the authors' code: w starts at 0 and b where e = initialPercentage·L; spans of remembered slots are predicted
  * anew in each block, so w and b learn from old memories; the loss 'ramp' is α/(R·M) · Σ r over all pairs of the M
  * queries and the slots with 0 < m < 1, the future included; shortening draws once per pass for all layers and does
- * not decide what is deleted. Ours: deletion per row with empty places, the budget, and `ramp` zeros as first memory
- * where the decoder starts with zeros (theirs: a block). Deleting expired slots never changes a result.
+ * not decide what is deleted. Ours: deletion per row with empty places, and the budget. Deleting expired slots never
+ * changes a result.
  * @throws ConfigError for a wrong option
  */
 export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
   const settings = settingsOf(options)
-  const { maxSpan, ramp, penalty, loss, divider, shorten, deletion, budget } = settings
+  const { maxSpan, ramp, penalty, loss, divider, shorten, deletion, initialSlots, budget } = settings
   const farthest = maxSpan + ramp
   const most = Math.min(farthest, budget ?? farthest)
 
@@ -146,7 +149,7 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
       }
     },
     initialMemory: (layer, batch) => {
-      const start = scatteredStart(layer, batch, Math.min(ramp, most))
+      const start = scatteredStart(layer, batch, Math.min(initialSlots, most))
       // Until a block reads their spans, nothing of them expires.
       const life = fill(start.tensors.age!.shape, maxSpan)
       return { ...start, tensors: { ...start.tensors, life } }

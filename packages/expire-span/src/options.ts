@@ -7,7 +7,7 @@ type Settings = Required<Omit<ExpireSpanOptions, 'budget'>> & Pick<ExpireSpanOpt
 /** @throws ConfigError naming the option, its value and the fix */
 export function settingsOf(options: ExpireSpanOptions): Settings {
   const { maxSpan, ramp = 32, penalty = 1e-6, loss = 'ramp', initialPercentage = 0.1, ...more } = options
-  const { divider = 1, shorten = false, deletion = 'row', budget, ...unknown } = more
+  const { divider = 1, shorten = false, deletion = 'row', initialSlots = ramp, budget, ...unknown } = more
   const demand = (fine: boolean, name: string, wanted: string, value: unknown) => {
     if (!fine) throw new ConfigError(`${name} must be ${wanted}, not ${value}`, { [name]: value })
   }
@@ -18,11 +18,12 @@ export function settingsOf(options: ExpireSpanOptions): Settings {
 
   for (const name of Object.keys(unknown))
     throw new ConfigError(
-      `unknown option "${name}" of expire-span; known are maxSpan, ramp, penalty, loss, initialPercentage, divider, shorten, deletion, budget`,
+      `unknown option "${name}" of expire-span; known are maxSpan, ramp, penalty, loss, initialPercentage, divider, shorten, deletion, initialSlots, budget`,
       { name },
     )
   count('maxSpan', maxSpan)
   count('ramp', ramp)
+  count('initialSlots', initialSlots)
   if (budget !== undefined) count('budget', budget)
   demand(penalty >= 0 && penalty < Infinity, 'penalty', 'a number from 0 up', penalty)
   demand(divider > 0 && divider < Infinity, 'divider', 'a number above 0', divider)
@@ -31,6 +32,7 @@ export function settingsOf(options: ExpireSpanOptions): Settings {
   demand(typeof shorten === 'boolean', 'shorten', 'true or false', shorten)
   choice('loss', loss, 'ramp', 'mean')
   choice('deletion', deletion, 'row', 'blocks')
-  const settings = { maxSpan, ramp, penalty, loss, initialPercentage, divider, shorten, deletion }
+  const spans = { maxSpan, ramp, penalty, loss, initialPercentage, divider }
+  const settings = { ...spans, shorten, deletion, initialSlots }
   return { ...settings, ...(budget !== undefined && { budget }) }
 }
