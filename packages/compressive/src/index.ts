@@ -1,0 +1,1 @@
+export { type CompressiveOptions, compressive } from './compressive'
