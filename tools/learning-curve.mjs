@@ -29,11 +29,14 @@ const setups = {
     method: compressive({ memory: span, compressed: 64, rate: 4, compression: 'mean', overlap: true }),
   },
   'expire-span-mean-loss': { method: expireSpan({ ...expire, loss: 'mean' }), learnedDistances: block },
+  // Distances count slots here: compressed, memory with its remainder, block.
   'compressive-paper': {
     method: compressive({ memory: span, compressed: 64, rate: 4, compression: 'mean' }),
+    learnedDistances: 64 + span + 3 + block,
   },
   'compressive-conv': {
     method: compressive({ memory: span, compressed: 64, rate: 4, compression: 'conv', loss: 'attention' }),
+    learnedDistances: 64 + span + 3 + block,
   },
   'selective-window-256': { method: selective({ span }), learnedDistances: span },
   'selective-budget-256': { method: selective({ budget: 256 }), learnedDistances: span },

@@ -196,6 +196,12 @@ const families = {
   },
 }
 
+/** Families that are not replayed, and why. */
+export const notReplayed = {
+  lucid:
+    'this reference deviates from its paper in positions and padding: packages/compressive/src/reconstruction.test.ts compares its convolution and its reconstruction loss',
+}
+
 /**
  * Public options for a golden file's metadata: `{ stateDict, decoder }`, the form of its memory, `trace` (our names of
  * what a pass leaves → theirs), and where it has them the methods of its other runs.
