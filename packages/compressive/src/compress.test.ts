@@ -127,7 +127,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
       [1, 0],
       [1, 1],
     ])
-    const turned = compress('most-used', 2, evicted(undefined, [0.5, 0.1, 0.2, 0.4]), {})
+    const turned = compress('most-used', 2, evicted(undefined, [0.4, 0.1, 0.2, 0.5]), {})
     expect(rows(turned.hidden)).toEqual(steps.map((row) => [row[0], row[3]]))
   })
 
