@@ -110,6 +110,32 @@ describe('results', () => {
     })
   })
 
+  test.each([
+    ['expire-span', '--ramp 4 --span-penalty 1e-4 --shorten --budget 12'],
+    ['expire-span', '--preset fair --layer-drop 0.3 --layers 2'],
+    ['adaptive-span', '--ramp 4'],
+    ['adaptive-span', '--ramp 4 --dynamic --sinks 2'],
+    ['compressive', '--rate 2 --compressed 4 --compression conv --compression-loss auto-encoding --unroll 2'],
+    ['compressive', '--preset fair --compression most-used'],
+    ['selective', '--budget 6 --memory-loss 0.1 --sinks 2'],
+    ['selective', '--preset fair --accumulate 2'],
+  ])('%s %s: trains, stops, resumes, evaluates and generates', async (method, options) => {
+    const out = `method-${method}-${options.replace(/\W+/g, '-')}`
+    const line = [...training, '--method', method, ...options.split(' '), '--out', out]
+    const one = await lethe('train', ...line, '--steps', '3')
+    expect(one.stderr).toBe('')
+    const two = await lethe('train', '--resume', out, '--steps', '6')
+    expect(two.stderr).toBe('')
+    const whole = await lethe('train', ...line, '--out', `${out}-whole`, '--steps', '6')
+    expect(whole.stderr).toBe('')
+    const steps = (run: string) => metricsOf(run).filter(({ type }) => type === 'step')
+    expect(steps(out)).toEqual(steps(`${out}-whole`))
+    const evaluated = await lethe('eval', out, '--backend', 'cpu', '--json')
+    expect(jsonLines(evaluated.stdout)[0].bitsPerByte).toBeLessThan(12)
+    const sample = await lethe('generate', out, '--tokens', '20', '--backend', 'cpu', '--prompt', 'Lethe')
+    expect(sample).toMatchObject({ code: 0, stderr: '' })
+  })
+
   test('bench prints the figures', async () => {
     const sizes = [...tiny.slice(0, -2), '--backend', 'cpu', '--json']
     const train = await lethe('bench', 'train', '--steps', '2', ...sizes)
@@ -207,6 +233,41 @@ describe('wrong input: one line with the fix, and nothing is overwritten', () =>
   test.each<[string, string[], number, RegExp]>([
     ['no command line', ['train'], 2, /needs a text: --data PATH/],
     ['unknown command', ['trian'], 2, /did you mean lethe train/],
+    [
+      'an option of another method',
+      ['train', '--data', 'text.txt', ...out, '--method', 'adaptive-span', '--budget', '9'],
+      2,
+      /--budget is no option of --method adaptive-span, which takes --span, --sinks, --ramp/,
+    ],
+    [
+      'an unknown compression',
+      ['train', '--method', 'compressive', '--compression', 'sum'],
+      2,
+      /one of mean, max/,
+    ],
+    [
+      'no ramp',
+      ['train', '--method', 'expire-span', '--ramp', '0'],
+      2,
+      /--ramp must be a whole number of at least 1/,
+    ],
+    [
+      'a loss that the compression cannot learn from',
+      [
+        'train',
+        '--data',
+        'text.txt',
+        ...out,
+        '--method',
+        'compressive',
+        '--compression',
+        'mean',
+        '--compression-loss',
+        'attention',
+      ],
+      1,
+      /loss/,
+    ],
     ['unknown option', ['train', '--spam', '3'], 2, /unknown option --spam .*did you mean --span/],
     [
       'a value that is none',

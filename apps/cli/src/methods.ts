@@ -95,6 +95,9 @@ export const methods: Readonly<Record<string, MethodEntry>> = {
         compressed,
         ...(given({ compression, loss }) as Partial<Parameters<typeof compressive>[0]>),
       }),
+    // Distances count slots there: compressed ones, the memory with its remainder, the block.
+    learnedDistances: ({ span, rate = 4, compressed = Math.ceil(span / rate), block }) =>
+      compressed + span + rate - 1 + block,
   },
   selective: {
     factory: selective,

@@ -92,9 +92,8 @@ const table = {
   },
   ramp: {
     ...memory,
-    kind: 'number',
-    least: 0,
-    more: true,
+    kind: 'whole',
+    least: 1,
     help: 'expire-span, adaptive-span: steps in which attention fades out (32)',
   },
   'span-penalty': {

@@ -38,5 +38,10 @@ export function settingsOf(options: CompressiveOptions): Settings {
       `with overlap: true compression must be "mean", as in the authors' code, not "${compression}"`,
       { overlap, compression },
     )
+  if (overlap && memory < rate)
+    throw new ConfigError(
+      `with overlap: true memory must hold a group of rate (${rate}) steps, not ${memory}`,
+      { overlap, memory, rate },
+    )
   return { memory, compressed, rate, compression, loss, overlap }
 }

@@ -1,7 +1,8 @@
 /**
  * The compressive memory of the authors' code of Expire-Span's baseline (facebookresearch/transformer-sequential), mean
  * pooling only: the oldest steps of the memory are pooled in the block that still attends to them, so they are seen
- * twice, and compressed slots move on by one every `rate` queries.
+ * twice, and compressed slots move on by one every `rate` queries. A block that is no multiple of `rate` may
+ * be the last of a stream; groups would be out of step after it.
  */
 import { type Block, joinSlots, type Recall, type Settled, ShapeError, slotsFrom } from '@lethe/core'
 import { ones, type Tensor2D, type Tensor3D } from '@tensorflow/tfjs-core'
@@ -11,15 +12,16 @@ import { newestOf, type Sizes, slotsInUse } from './slots'
 /** Query i sees `compressed` + 1 compressed slots from the ⌊i / rate⌋-th on, and the `memory` steps before it. */
 export function recallOverlapping(block: Block, { memory, compressed, rate }: Sizes): Recall {
   const { length, layer, batch } = block
-  if (length % rate !== 0 || length > memory)
+  if (length > memory)
     throw new ShapeError(
-      `with overlap: true a block must be a multiple of rate (${rate}) and at most memory (${memory}) steps long, not ${length}`,
-      { block: length, rate, memory },
+      `with overlap: true a block may be at most memory (${memory}) steps long, not ${length}`,
+      { block: length, memory },
     )
   const tensors = block.memory.tensors
   const [hidden, before] = [tensors.hidden, tensors.compressed] as [Tensor3D, Tensor3D]
   const valid = tensors.valid as Tensor2D
-  const oldest = { hidden: slotsFrom(hidden, 0, length), valid: slotsFrom(valid, 0, length) }
+  const count = Math.min(Math.ceil(length / rate), Math.floor(hidden.shape[1] / rate)) * rate
+  const oldest = { hidden: slotsFrom(hidden, 0, count), valid: slotsFrom(valid, 0, count) }
   const pooled = compress('mean', rate, oldest, {})
   const carry = {
     compressed: joinSlots(before, pooled.hidden) as Tensor3D,
