@@ -261,7 +261,7 @@ export function resetRows(memory: LayerMemory, first: LayerMemory, rows: readonl
 }
 
 /** [batch, slots, ...] with zeros put before the oldest slot, up to `slots`. */
-export function padOldest(x: Tensor, slots: number): Tensor {
+function padOldest(x: Tensor, slots: number): Tensor {
   if (x.rank < 2 || x.shape[1] === slots) return x
   if (x.shape[1] === 0) return zeros([x.shape[0]!, slots, ...x.shape.slice(2)])
   return pad(
