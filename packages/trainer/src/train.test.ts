@@ -85,30 +85,47 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
   test.each([
     { optimizer: 'adam' } as const,
     { optimizer: 'sgd', momentum: 0.9, accumulate: 2, schedule: 'cosine' } as const,
-  ])('a resumed run equals the uninterrupted one bit for bit: %o', async (more) => {
-    const whole = new Decoder(config)
-    const expected = await collect(await options(whole, more))
+    { optimizer: 'adam', unroll: 2, accumulate: 2, layerDrop: 0.5 } as const,
+  ])(
+    'a resumed run equals the uninterrupted one bit for bit: %o',
+    async ({ layerDrop = 0, ...more }: Partial<TrainOptions> & { layerDrop?: number }) => {
+      const whole = new Decoder({ ...config, layerDrop })
+      const expected = await collect(await options(whole, more))
 
-    const saved: Checkpoint[] = []
-    const checkpoints = { save: async (checkpoint: Checkpoint) => `checkpoint ${saved.push(checkpoint)}` }
-    const half = new Decoder(config)
-    const controller = new AbortController()
-    const first = await collect(
-      await options(half, { ...more, checkpoints, signal: controller.signal }),
-      ({ type, step }) => {
-        if (type === 'step' && step === 7) controller.abort()
-      },
-    )
-    expect(first.slice(-2)).toEqual([
-      { type: 'checkpoint', step: 7, path: 'checkpoint 1' },
-      { type: 'end', step: 7, reason: 'aborted' },
-    ])
+      const saved: Checkpoint[] = []
+      const checkpoints = { save: async (checkpoint: Checkpoint) => `checkpoint ${saved.push(checkpoint)}` }
+      const half = new Decoder({ ...config, layerDrop })
+      const controller = new AbortController()
+      const first = await collect(
+        await options(half, { ...more, checkpoints, signal: controller.signal }),
+        ({ type, step }) => {
+          if (type === 'step' && step === 7) controller.abort()
+        },
+      )
+      expect(first.slice(-2)).toEqual([
+        { type: 'checkpoint', step: 7, path: 'checkpoint 1' },
+        { type: 'end', step: 7, reason: 'aborted' },
+      ])
 
-    const { decoder } = await loadModel(saved[0]!.model, { 'fixed-span': fixedSpan })
-    const second = await collect(await options(decoder, { ...more, checkpoints, resume: saved[0] }))
-    expect(timeless([...first, ...second])).toEqual(timeless(expected))
-    expect(await parametersOf(decoder)).toEqual(await parametersOf(whole))
-    for (const each of [whole, half, decoder]) each.dispose()
+      const { decoder } = await loadModel(saved[0]!.model, { 'fixed-span': fixedSpan })
+      const second = await collect(await options(decoder, { ...more, checkpoints, resume: saved[0] }))
+      expect(timeless([...first, ...second])).toEqual(timeless(expected))
+      expect(await parametersOf(decoder)).toEqual(await parametersOf(whole))
+      for (const each of [whole, half, decoder]) each.dispose()
+    },
+  )
+
+  test('an update with unroll reads that many blocks, and is the gradient through all of them', async () => {
+    const decoder = new Decoder({ ...config, dropout: 0 })
+    const same = new Decoder({ ...config, dropout: 0 })
+    const settings = { optimizer: 'sgd', steps: 1, warmup: 0, clip: 0 } as const
+    const [event] = steps(await collect(await options(decoder, { ...settings, unroll: 2 })))
+    expect(event).toMatchObject({ tokens: 3 * 8 * 2, slots: 12 })
+    // Two blocks whose memory is a constant give another gradient, of the same loss.
+    const [apart] = steps(await collect(await options(same, { ...settings, accumulate: 2 })))
+    expect(apart!.loss).toBeCloseTo(event!.loss, 5)
+    expect(Math.abs(apart!.gradientNorm - event!.gradientNorm)).toBeGreaterThan(1e-4)
+    for (const each of [decoder, same]) each.dispose()
   })
 
   test('evaluation counts every token but the first once, however the text is cut', async () => {
