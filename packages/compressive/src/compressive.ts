@@ -31,33 +31,11 @@ import {
   type Tensor3D,
   zeros,
 } from '@tensorflow/tfjs-core'
-import { type Compression, compress, compressionSpecs, type Evicted, linearSpecs } from './compress'
-import { type Settings, settingsOf } from './options'
+import { compress, compressionSpecs, type Evicted, linearSpecs } from './compress'
+import { type CompressiveOptions, type Settings, settingsOf } from './options'
 import { recallOverlapping, settleOverlapping } from './overlap'
-import { type ReconstructionLoss, reconstructionError } from './reconstruction'
+import { reconstructionError } from './reconstruction'
 import { filledUp, firstMemory, newestOf, type Stores, slotsInUse } from './slots'
-
-export interface CompressiveOptions {
-  /** n_m: steps remembered as they are. Slots. */
-  readonly memory: number
-  /** n_cm: compressed slots behind them, each standing for `rate` steps. Slots. */
-  readonly compressed: number
-  /** c: steps that become one compressed slot. The paper has 2 to 4. */
-  readonly rate: number
-  /**
-   * How: pooling, a convolution (kernel = stride = rate), dilated convolutions, or the steps most attended to.
-   * Default 'conv', with the attention loss the best of the paper (Table 5: 0.973 bpc, others 0.977 to 0.996).
-   */
-  readonly compression?: Compression
-  /**
-   * What the compression learns from, in nats, weight 1: telling its steps (auto-encoding), being attended to as they
-   * were (attention), or only what later blocks make of it (none: needs unrolled gradients). It reaches no other
-   * parameter. Default 'attention' where the compression has parameters, else 'none'.
-   */
-  readonly loss?: ReconstructionLoss
-  /** The variant of FAIR's code, for training as they did: see src/overlap.ts. Mean pooling only. Default false. */
-  readonly overlap?: boolean
-}
 
 /**
  * Remembers the last `memory` steps as they are and, behind them, `compressed` slots of `rate` steps each. Rae et al.

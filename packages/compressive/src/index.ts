@@ -1,1 +1,2 @@
-export { type CompressiveOptions, compressive } from './compressive'
+export { compressive } from './compressive'
+export type { CompressiveOptions } from './options'

@@ -1,7 +1,29 @@
 /** Options of the compressive memory with their defaults; what cannot be is refused before any tensor exists. */
 import { ConfigError } from '@lethe/core'
-import { compressions, learnsFrom } from './compress'
-import type { CompressiveOptions } from './compressive'
+import { type Compression, compressions, learnsFrom } from './compress'
+import type { ReconstructionLoss } from './reconstruction'
+
+export interface CompressiveOptions {
+  /** n_m: steps remembered as they are. Slots. */
+  readonly memory: number
+  /** n_cm: compressed slots behind them, each standing for `rate` steps. Slots. */
+  readonly compressed: number
+  /** c: steps that become one compressed slot. The paper has 2 to 4. */
+  readonly rate: number
+  /**
+   * How: pooling, a convolution (kernel = stride = rate), dilated convolutions, or the steps most attended to.
+   * Default 'conv', with the attention loss the best of the paper (Table 5: 0.973 bpc, others 0.977 to 0.996).
+   */
+  readonly compression?: Compression
+  /**
+   * What the compression learns from, in nats, weight 1: telling its steps (auto-encoding), being attended to as they
+   * were (attention), or only what later blocks make of it (none: needs unrolled gradients). It reaches no other
+   * parameter. Default 'attention' where the compression has parameters, else 'none'.
+   */
+  readonly loss?: ReconstructionLoss
+  /** The variant of FAIR's code, for training as they did: see src/overlap.ts. Mean pooling only. Default false. */
+  readonly overlap?: boolean
+}
 
 export type Settings = Required<CompressiveOptions>
 

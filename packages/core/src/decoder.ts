@@ -33,19 +33,13 @@ import {
 import { ConfigError, MemoryError, ShapeError } from './errors'
 import { applyNorm, type LayerWeights, type Pass, runLayer } from './layer'
 import { type LayerRules, Memory } from './memory'
-import type {
-  ForgettingMethod,
-  LayerInfo,
-  LayerMemory,
-  NamedTensors,
-  ParameterSpec,
-  PassOptions,
-} from './method'
+import type { ForgettingMethod, LayerMemory, NamedTensors, ParameterSpec, PassOptions } from './method'
 import { crossEntropy } from './ops/loss'
 import { linear, matMul } from './ops/matmul'
 import { scope } from './ops/scope'
 import { createParameters, parameterSpecs } from './parameters'
 import type { Random } from './random'
+import { type LayerReport, reportLayer } from './report'
 import type { HostTensor } from './safetensors'
 
 export interface ForwardResult {
@@ -85,22 +79,6 @@ export type MethodFactories = Readonly<
     (options: any, make: (description: MethodDescription) => ForgettingMethod) => ForgettingMethod
   >
 >
-
-/** What `report` says of one layer. */
-export interface LayerReport {
-  readonly method: string
-  /** Slots alive, mean over rows. */
-  readonly slots: number
-  readonly bytes: number
-  /** Slots that a step attends to, per head. */
-  readonly attended: readonly number[]
-  /** Multiplications and additions that one step costs in this layer (2 per product of a matrix entry). */
-  readonly flopsPerStep: number
-  /** The method's own figures, by the names of its paper. */
-  readonly figures: Readonly<
-    Record<string, number | { readonly shape: readonly number[]; readonly data: Float32Array }>
-  >
-}
 
 let decoders = 0
 
@@ -306,40 +284,14 @@ export class Decoder {
   }
 
   /** What each layer remembers, attends to and costs; reads values back. `memory` stays as it is. */
-  async report(memory: Memory): Promise<LayerReport[]> {
-    return Promise.all(
-      this.rules.map(async ({ method, info }, index): Promise<LayerReport> => {
-        const layer = memory.layers[index]!
-        const parameters = this.weights[index]!.method
-        const slots =
-          layer.alive.reduce((sum, count) => sum + count, 0) / layer.alive.length + (layer.beside ?? 0)
-        const { own } = this.weights[index]!
-        const normalise = (hidden: Tensor3D) =>
-          this.config.normPosition === 'pre'
-            ? (applyNorm(this.config, hidden, own, 'attention.norm') as Tensor3D)
-            : hidden
-        const attended =
-          (await method.attended?.(info, parameters, layer, normalise)) ??
-          new Array<number>(info.heads).fill(slots)
-        const values = scope(() => ({ ...method.report?.(info, parameters, layer, normalise) }))
-        const figures: Record<string, LayerReport['figures'][string]> = {}
-        for (const [name, value] of Object.entries(values)) {
-          if (typeof value === 'number') figures[name] = value
-          else {
-            figures[name] = { shape: value.shape, data: Float32Array.from(await value.data()) }
-            if (!this.holds(value, layer)) value.dispose()
-          }
-        }
-        return {
-          method: method.name,
-          slots,
-          bytes: Object.values(layer.tensors).reduce((sum, { size }) => sum + 4 * size, 0),
-          attended,
-          flopsPerStep: flopsPerStep(this.config, info, attended),
-          figures,
-        }
-      }),
-    )
+  report(memory: Memory): Promise<LayerReport[]> {
+    const layers = this.rules.map((rules, index) => ({
+      ...rules,
+      config: this.config,
+      weights: this.weights[index]!,
+      memory: memory.layers[index]!,
+    }))
+    return Promise.all(layers.map(reportLayer))
   }
 
   /** Projects a memory into keys and values for `decode`. Consumes `memory`. */
@@ -471,13 +423,6 @@ export class Decoder {
   /** Changes with every update of the weights, and with the methods that read them. */
   private get revision(): string {
     return `${this.identity}.${(this.owner ?? this).updates}.${this.updates}`
-  }
-
-  /** Whether a tensor belongs to the parameters or to a memory. */
-  private holds(value: Tensor, { tensors }: LayerMemory): boolean {
-    return (
-      Object.values(tensors).includes(value) || [...this.parameters.values()].some((own) => own === value)
-    )
   }
 
   private weightsOf(index: number): LayerWeights {
@@ -665,19 +610,6 @@ function checkSameParameters(
         { name, wanted: one, there: other },
       )
   }
-}
-
-/**
- * Operations of one step in one layer: two per entry of every matrix it is multiplied with, and two per feature of
- * every slot it attends to for logits, as many for positions and for values.
- */
-function flopsPerStep(config: ResolvedConfig, info: LayerInfo, attended: readonly number[]): number {
-  const projections = 4 * config.width * info.heads * info.headSize
-  const inner = (config.activation === 'swiglu' ? 3 : 2) * config.width * config.feedForward
-  const perSlot =
-    (config.positions === 'learned' || config.positions === 'sinusoidal' ? 3 : 2) * info.headSize
-  const slots = attended.reduce((sum, count) => sum + count + config.persistentSlots, 0)
-  return 2 * (projections + inner + perSlot * slots)
 }
 
 /** Disposes of the old tensors that are not among the new ones. */

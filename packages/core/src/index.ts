@@ -9,7 +9,6 @@ export type {
   DecoderDescription,
   ForwardResult,
   GradientResult,
-  LayerReport,
   MethodDescription,
   MethodFactories,
 } from './decoder'
@@ -26,6 +25,7 @@ export { linear } from './ops/matmul'
 export type { Preset, PresetName, TrainingPreset } from './presets'
 export { presets } from './presets'
 export * from './random'
+export type { LayerReport } from './report'
 export * from './safetensors'
 export type { SinksOptions } from './sinks'
 export { sinks } from './sinks'

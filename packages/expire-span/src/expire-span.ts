@@ -49,34 +49,8 @@ import {
   topk,
   zeros,
 } from '@tensorflow/tfjs-core'
-import { settingsOf } from './options'
+import { type ExpireSpanOptions, settingsOf } from './options'
 import { empty, gaplessOf, survivors } from './survivors'
-
-export interface ExpireSpanOptions {
-  /** L: the longest span a memory can ask for. Steps. */
-  readonly maxSpan: number
-  /** R: over this many steps after its span a memory fades to nothing. Default 32. */
-  readonly ramp?: number
-  /** α: weight of the penalty on spans, in nats per step. Default 1e-6. */
-  readonly penalty?: number
-  /** 'ramp': pushes only the memories that now fade (the authors' code). 'mean': the mean span of the block's steps
-   *  (the paper). Default 'ramp'. */
-  readonly loss?: 'ramp' | 'mean'
-  /** Where spans start, as a fraction of maxSpan between 0 and 1. Default 0.1. */
-  readonly initialPercentage?: number
-  /** Divides hidden states before the span is predicted, so that long spans move gently. Default 1. */
-  readonly divider?: number
-  /** Random shortening: a training pass attends as if no span were longer than a random part of maxSpan. Default false. */
-  readonly shorten?: boolean
-  /** 'row': each row of the batch drops what expired. 'blocks': all rows drop as many slots, a multiple of the block
-   *  (the authors' code). Default 'row'. */
-  readonly deletion?: 'row' | 'blocks'
-  /** Zero states in the first memory, where the decoder starts with such; the authors' code has a block of them, which
-   *  'blocks' needs to drop all of them later. Default: `ramp`. */
-  readonly initialSlots?: number
-  /** Most slots that a row remembers after `compact`; those with the least life left go. Default: no such limit. */
-  readonly budget?: number
-}
 
 /** The slots whose spans a penalty is taken of: each [batch, slots], age from the block's first query. */
 interface Spanned {

@@ -1,2 +1,2 @@
-export type { ExpireSpanOptions } from './expire-span'
 export { expireSpan } from './expire-span'
+export type { ExpireSpanOptions } from './options'
