@@ -118,7 +118,12 @@ export function methodOf(name: string, settings: MethodSettings): ForgettingMeth
 export function decoderFieldsOf(name: string, settings: MethodSettings): Partial<DecoderConfig> {
   const { learnedDistances } = methods[name]!
   const distances = learnedDistances?.(settings) ?? (settings.sinks ? settings.span + 1 : undefined)
-  return distances === undefined ? {} : { learnedDistances: distances }
+  // Slots of any age: sinusoids have to end somewhere, too.
+  const anyAge = settings.sinks || settings.budget !== undefined
+  return {
+    ...(distances !== undefined && { learnedDistances: distances }),
+    ...(anyAge && { farthestPosition: Math.max(settings.span, settings.budget ?? 0) }),
+  }
 }
 
 /** Name → factory, as checkpoints are read with. */

@@ -196,6 +196,14 @@ export function resolveConfig(given: DecoderConfig): ResolvedConfig {
       "with attendSelf: false the very first step would have nothing to attend to: set initialMemory: 'zeros' or persistentSlots",
       { attendSelf: false, initialMemory: 'empty' },
     )
+  if (positions === 'sinusoidal' && !Number.isFinite(resolved.farthestPosition))
+    // Slots of any age anywhere: there is no end to the distances that need a position.
+    for (const [index, { name, reach, decode }] of resolved.method.entries())
+      if (decode.worth && !Number.isFinite(reach(layerInfo(resolved, index))))
+        refuse(
+          `${name} keeps slots of any age, so sinusoidal positions need a farthest one: set farthestPosition, or use rotary or learned positions`,
+          { positions, method: name },
+        )
   if (positions !== 'learned') return resolved
 
   const nearest = resolved.attendSelf ? 0 : 1

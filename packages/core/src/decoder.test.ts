@@ -16,6 +16,7 @@ import { fixedSpan } from './fixed-span'
 import { registerGradients } from './gradients'
 import { presets } from './presets'
 import { Random } from './random'
+import { heaviestSlots } from './testing/heaviest-slots'
 
 const small = { vocabulary: 7, layers: 2, width: 8, heads: 2, feedForward: 12 } as const
 const config = (more: Partial<DecoderConfig> = {}): DecoderConfig => ({
@@ -32,6 +33,12 @@ beforeAll(async () => {
 
 describe('configuration', () => {
   test.each<[string, Partial<DecoderConfig> & Record<string, unknown>, RegExp]>([
+    [
+      'sinusoids for slots of any age',
+      { positions: 'sinusoidal', method: heaviestSlots({ budget: 4 }) },
+      /set farthestPosition/,
+    ],
+    ['layer drop', { layerDrop: 1 }, /layerDrop must lie in \[0, 1\), not 1/],
     ['width and heads', { width: 10, heads: 4 }, /width 10 is not divisible by 4 heads/],
     ['no layers', { layers: 0 }, /layers must be a whole number from 1 up, not 0/],
     ['a typo', { headsize: 4 }, /unknown field "headsize"/],
