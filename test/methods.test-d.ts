@@ -7,6 +7,7 @@ import {
   type ForgettingMethod,
   type LayerReport,
   type Memory,
+  type MethodFactories,
   type NamedTensors,
   sinks,
   wrappers,
@@ -35,7 +36,7 @@ expectTypeOf<CompressiveOptions['compression']>().toEqualTypeOf<
 // Wrappers are methods, too, and go into each other.
 const inner = combine({ keeper: expireSpan({ maxSpan: 9 }), overlays: [adaptiveSpan({ maxSpan: 9 })] })
 expectTypeOf(sinks({ count: 2, method: inner })).toEqualTypeOf<ForgettingMethod>()
-expectTypeOf(wrappers.sinks).toBeFunction()
+expectTypeOf(wrappers).toEqualTypeOf<MethodFactories>()
 
 declare const decoder: Decoder
 declare const memory: Memory

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
- * node tools/retrieval.mjs [--steps 1200] [--seeds 0,1] [--backend wasm] [--out FILE.jsonl]
+ * node tools/retrieval.mjs [--steps 3000] [--seeds 0,1] [--backend wasm] [--out FILE.jsonl]
  *
- * Do spans learn where a task needs them? A stream of episodes: a token that holds a tag and a value, 4 to 80 steps of
+ * Do spans learn where a task needs them? A stream of episodes: a token that holds a tag and a value, 4 to 100 steps of
  * noise, a question for the tag, the value as the answer (chance 25 %). Adaptive-Span and Expire-Span start too short
  * to answer most questions; each is trained as it is and with its spans frozen at the start, beside a fixed span.
  */
@@ -22,7 +22,9 @@ const holds = tags * values
 const asks = holds + noise
 const answers = asks + tags
 const vocabulary = answers + values
-const distances = { least: 4, most: 80 }
+const distances = { least: 4, most: 100 }
+/** Farther than two layers with the spans that they start with can pass anything on. */
+const beyond = 64
 const [batch, block, maxSpan] = [16, 64, 128]
 
 /** Endless episodes; `gap` is the distance of the question from what it asks for, at the question, else 0. */
@@ -124,7 +126,7 @@ async function run(name, setup, seed, steps) {
       const found = await guesses.data()
       gaps.forEach((gap, at) => {
         if (gap === 0) return
-        const bucket = gap > 40 ? right.far : right.near
+        const bucket = gap > beyond ? right.far : right.near
         bucket[0] += found[at] === targets[at] ? 1 : 0
         bucket[1]++
       })
@@ -167,7 +169,7 @@ const pick = ({ meanSpan, longestSpan }) => ({ meanSpan, longestSpan })
 
 const { values: given } = parseArgs({
   options: {
-    steps: { type: 'string', default: '1200' },
+    steps: { type: 'string', default: '3000' },
     seeds: { type: 'string', default: '0' },
     backend: { type: 'string', default: 'wasm' },
     out: { type: 'string' },
@@ -185,7 +187,7 @@ for (const seed of given.seeds.split(',').map(Number))
     const { accuracy, slots, meanSpan, longestSpan } = lines.at(-1)
     const round = (list) => list.map((x) => x.toFixed(1)).join(' / ')
     console.log(
-      `${name}, seed ${seed}: answers at most 40 steps away ${(100 * accuracy.near).toFixed(1)} %, farther ${(100 * accuracy.far).toFixed(1)} %; ` +
+      `${name}, seed ${seed}: answers at most ${beyond} steps away ${(100 * accuracy.near).toFixed(1)} %, farther ${(100 * accuracy.far).toFixed(1)} %; ` +
         `spans mean ${round(meanSpan)}, longest ${round(longestSpan)}; ${slots.toFixed(0)} slots; ${((performance.now() - began) / 1000).toFixed(0)} s`,
     )
     await file?.write(`${lines.map((line) => JSON.stringify(line)).join('\n')}\n`)
