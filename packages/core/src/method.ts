@@ -61,6 +61,8 @@ export interface Block {
   readonly length: number
   /** [batch, block]: 0 for steps that are no slots of this method, since a wrapper keeps them. Default: all are. */
   readonly valid?: Tensor2D
+  /** How many steps of each row `valid` leaves. */
+  readonly validSteps?: readonly number[]
   /** Absolute time step of the block's first token. */
   readonly step: number
   /** The time step at which each row's stream began. */

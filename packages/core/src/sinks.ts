@@ -133,7 +133,8 @@ function innerBlock(block: Block, count: number): Block {
   const own = Float32Array.from({ length: batch * length }, (_, at) =>
     read[Math.floor(at / length)]! + (at % length) < count ? 0 : 1,
   )
-  return { ...inner, valid: tensor2d(own, [batch, length]) }
+  const validSteps = read.map((steps) => length - Math.min(length, Math.max(0, count - steps)))
+  return { ...inner, valid: tensor2d(own, [batch, length]), validSteps }
 }
 
 const slotsOfGroup = ({ pieces }: SlotGroup) => pieces.reduce((sum, { hidden }) => sum + hidden.shape[1], 0)

@@ -139,7 +139,7 @@ export function scatteredGroups(block: Block): SlotGroup[] {
  * @param state the method's values for all slots, remembered and the block's: each [batch, slots + block]
  */
 export function scatteredNext(block: Block, state: NamedTensors = {}): LayerMemory {
-  const { memory, input, batch, length } = block
+  const { memory, input, batch, length, validSteps } = block
   const { hidden, age, valid } = memory.tensors as Record<string, Tensor>
   return {
     tensors: {
@@ -148,7 +148,7 @@ export function scatteredNext(block: Block, state: NamedTensors = {}): LayerMemo
       valid: joinSlots(valid!, block.valid ?? ones([batch, length])),
       ...state,
     },
-    alive: memory.alive.map((alive) => alive + length),
+    alive: memory.alive.map((alive, row) => alive + (validSteps?.[row] ?? length)),
     gapless: length,
   }
 }

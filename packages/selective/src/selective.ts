@@ -30,6 +30,7 @@ import {
   less,
   lessEqual,
   max,
+  maximum,
   mean,
   minimum,
   mul,
@@ -43,7 +44,6 @@ import {
   type Tensor2D,
   type Tensor3D,
   tensor,
-  tensor1d,
   tensor2d,
   topk,
   zeros,
@@ -168,7 +168,8 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
       if (memoryLoss === 0 && !traced) return { memory }
       const needed = requirement(block, all.tensors.valid!, during)
       const loss = () => {
-        const slots = tensor1d(block.memory.alive.map((alive) => alive + length))
+        // None at all where a wrapper keeps all there is; then nothing is needed, either.
+        const slots = maximum(sum(all.tensors.valid!, 1), 1)
         return mul(mean(div(max(needed, 1), slots)), memoryLoss / layer.layers) as Scalar
       }
       return {
