@@ -67,7 +67,7 @@ export interface View<Row = unknown> {
   readonly input: readonly Vector[]
   /** The same as attention reads it. */
   readonly attended: readonly Vector[]
-  /** The remembered ones, oldest first, then one for each step of the block. */
+  /** The remembered ones, oldest first, then one for each step of the block (but for those that a wrapper keeps). */
   readonly slots: readonly Slot[]
   readonly remembered: number
   /** Their hidden states as attention reads them. */

@@ -36,8 +36,8 @@ export function selective(options: SelectiveOptions): MethodOracle<readonly Vote
   const { span = Number.POSITIVE_INFINITY, budget, head = 0, memoryLoss = 0, tau = 1 } = options
 
   const visible = (view: View, i: number, j: number) => sees(view, i, j) && distance(view, i, j) <= span
-  const isFirst = (view: View<readonly Voted[]>, j: number) =>
-    view.row[j]?.first ?? view.step + j - view.remembered === 0
+  /** Whether the slot is step 0 of its stream. */
+  const isFirst = (view: View<readonly Voted[]>, j: number) => view.step === view.slots[j]!.age
 
   /** F as each query sees it, and (last) as the next block will: [query][slot]. */
   const votesOf = (view: View<readonly Voted[]>): number[][] => {
@@ -59,7 +59,7 @@ export function selective(options: SelectiveOptions): MethodOracle<readonly Vote
       const seen = range(view.slots.length).filter((j) => visible(view, i, j) || distance(view, i, j) === 0)
       return seen.length - sum(seen.map((j) => Math.min(votes[i]![j]!, tau) / tau))
     })
-    return Math.max(...needs) / view.slots.length
+    return Math.max(...needs) / Math.max(1, view.slots.length)
   }
 
   const keep = (view: View<readonly Voted[]>): Voted[] => {

@@ -1,8 +1,9 @@
 /**
  * Attention sinks (Xiao et al. 2024) around a method: the first `count` steps of a stream are always attended to, with
- * full strength and at their true distances, beside whatever the method itself remembers.
+ * full strength and at their true distances, beside what the method remembers of all others. To the method they are
+ * queries, but no slots: it judges, counts and keeps only the others.
  */
-import { later, type MethodOracle, type Recalled, type Slot, type View } from './decoder'
+import { later, type MethodOracle, range, type Slot, type View } from './decoder'
 
 export interface SinksRow {
   readonly inner: unknown
@@ -10,43 +11,38 @@ export interface SinksRow {
 }
 
 export function sinks(count: number, method: MethodOracle): MethodOracle<SinksRow> {
-  /** A sink that the method itself still holds at its true distance is not attended to twice. */
-  const held = (slots: readonly Slot[], sink: Slot) =>
-    slots.some(({ hidden, age }) => hidden === sink.hidden && age === sink.age)
-  const apart = ({ inner, sinks }: SinksRow) => sinks.filter((sink) => !held(method.slots(inner), sink))
+  const isSink = ({ row, remembered, step }: View<SinksRow>, j: number) =>
+    j < row.sinks.length || (j >= remembered && step + j - remembered < count)
+  const others = (view: View<SinksRow>) => range(view.slots.length).filter((j) => !isSink(view, j))
 
-  /** The view of the method: without the slots that are kept beside it. */
+  /** The view of the method: the same queries, without the slots that are sinks. */
   const innerView = (view: View<SinksRow>): View => {
-    const beside = apart(view.row).length
-    const cut = (pairs: View['logits']) => pairs.map((head) => head.map((slots) => slots.slice(beside)))
+    const own = others(view)
+    const cut = <T>(slots: readonly T[]) => own.map((j) => slots[j]!)
     return {
       ...view,
       row: view.row.inner,
-      slots: view.slots.slice(beside),
-      attendedSlots: view.attendedSlots.slice(beside),
-      remembered: view.remembered - beside,
-      logits: cut(view.logits),
-      weights: cut(view.weights),
+      slots: cut(view.slots),
+      attendedSlots: cut(view.attendedSlots),
+      remembered: view.remembered - view.row.sinks.length,
+      logits: view.logits.map((head) => head.map(cut)),
+      weights: view.weights.map((head) => head.map(cut)),
       get frozen() {
         return innerView(view.frozen)
       },
     }
   }
-  const isSink = (view: View<SinksRow>, j: number) => {
-    if (j >= view.remembered) return view.step + j - view.remembered < count
-    const slot = view.slots[j]!
-    return view.row.sinks.some(({ hidden, age }) => hidden === slot.hidden && age === slot.age)
-  }
 
   return {
     start: (layer) => ({ inner: method.start(layer), sinks: [] }),
-    slots: (row) => [...apart(row), ...method.slots(row.inner)],
+    slots: ({ inner, sinks }) => [...sinks, ...method.slots(inner)],
     recall: (view) => {
-      const beside = apart(view.row).length
-      const inner: Recalled = method.recall(innerView(view))
+      const inner = method.recall(innerView(view))
+      const own = others(view)
+      const place = view.slots.map((_, j) => own.indexOf(j))
       return {
-        m: (head, i, j) => (isSink(view, j) ? 1 : inner.m(head, i, j - beside)),
-        b: (i, j) => (isSink(view, j) ? 0 : (inner.b?.(i, j - beside) ?? 0)),
+        m: (head, i, j) => (place[j] === -1 ? 1 : inner.m(head, i, place[j]!)),
+        b: (i, j) => (place[j] === -1 ? 0 : (inner.b?.(i, place[j]!) ?? 0)),
       }
     },
     settle: (views) => {
@@ -55,7 +51,7 @@ export function sinks(count: number, method: MethodOracle): MethodOracle<SinksRo
         rows: views.map((view, b) => ({
           inner: rows[b],
           sinks: later(
-            [...view.row.sinks, ...view.slots.slice(view.remembered).filter((_, j) => view.step + j < count)],
+            view.slots.filter((_, j) => isSink(view, j)),
             view.input.length,
           ),
         })),
