@@ -23,6 +23,8 @@ export interface AdaptiveSpanOptions {
   /** Default: no trimming. */
   readonly trimStep?: number
   readonly growth?: number
+  /** Whether nothing is seen beyond maxSpan; not so over another method's slots, where only ramps end. Default true. */
+  readonly window?: boolean
 }
 
 export function adaptiveSpan(options: AdaptiveSpanOptions): MethodOracle<readonly Slot[]> {
@@ -33,6 +35,7 @@ export function adaptiveSpan(options: AdaptiveSpanOptions): MethodOracle<readonl
     dynamic = false,
     trimStep = Number.POSITIVE_INFINITY,
     growth = 64,
+    window = true,
   } = options
 
   /** z of each span there is, for a query: one, or one per head. */
@@ -60,7 +63,7 @@ export function adaptiveSpan(options: AdaptiveSpanOptions): MethodOracle<readonl
       m(head, i, j) {
         const d = distance(view, i, j)
         const z = spans(view, i)
-        if (d > maxSpan - trim(view.layer)) return 0
+        if (window && d > maxSpan - trim(view.layer)) return 0
         return clamp01((z[z.length === 1 ? 0 : head]! - d + view.layer.nearest) / ramp + 1)
       },
     }),
