@@ -89,7 +89,8 @@ export class Decoder {
   private readonly specs: ReadonlyMap<string, ParameterSpec>
   private readonly rules: readonly LayerRules[]
   private readonly weights: readonly LayerWeights[]
-  private plans: unknown[]
+  /** What the methods prepared, and after which update of the weights: for others it must not be used. */
+  private plans: { readonly update: number; readonly ofLayers: readonly unknown[] } | undefined
   private readonly identity = `decoder-${++decoders}`
   private updates = 0
   /** Whose weights these are, if another decoder's. */
@@ -112,7 +113,6 @@ export class Decoder {
     this.parameters = shared?.parameters ?? createParameters(this.specs, seed)
     this.rules = this.config.method.map((method, index) => ({ method, info: layerInfo(this.config, index) }))
     this.weights = this.rules.map(({ info }) => this.weightsOf(info.index))
-    this.plans = this.rules.map(() => undefined)
   }
 
   /** The decoder that `describe()` described. `methods`: name → factory; `wrappers` has those of core's wrappers. */
@@ -126,12 +126,13 @@ export class Decoder {
 
   /**
    * A decoder with the same weights (not copies: training one trains both) and other methods: another budget, a
-   * larger compressed memory at evaluation. Disposing of it leaves the weights alone.
+   * larger compressed memory at evaluation. Disposing of it leaves the weights alone. When another one updates them, it
+   * does without what its methods prepared (Adaptive-Span trims nothing) until its own `afterUpdate()`.
    * @throws ConfigError when the methods have other parameters
    */
   withMethod(method: ForgettingMethod | readonly ForgettingMethod[]): Decoder {
     // The table of learned positions stays as it is, however far the new methods reach.
-    return new Decoder({ ...this.config, method }, { shared: this.owner ?? this })
+    return new Decoder({ ...this.config, method }, { shared: this.root })
   }
 
   /** The resolved configuration as plain JSON. */
@@ -157,7 +158,7 @@ export class Decoder {
     if (!Number.isInteger(batch) || batch < 1)
       throw new ShapeError(`batch must be a whole number from 1 up, not ${batch}`, { batch })
     const layers = scope(() =>
-      this.rules.map(({ method, info }, index) => method.initialMemory(info, batch, this.plans[index])),
+      this.rules.map(({ method, info }, index) => method.initialMemory(info, batch, this.planOf(index))),
     )
     return new Memory(this.rules, layers, batch, 0)
   }
@@ -257,16 +258,17 @@ export class Decoder {
 
   /** After every update of the parameters: clamps what has bounds, reads once what shapes depend on. */
   async afterUpdate(): Promise<void> {
-    this.updates++
+    const update = ++this.root.updates
     for (const [name, { clamp }] of this.specs)
       if (clamp)
         tidy(() => {
           const parameter = this.parameters.get(name)!
           parameter.assign(clipByValue(parameter, ...clamp))
         })
-    this.plans = await Promise.all(
+    const ofLayers = await Promise.all(
       this.rules.map(({ method, info }) => method.prepare?.(info, this.weights[info.index]!.method)),
     )
+    this.plans = { update, ofLayers }
   }
 
   /** Gives back slots that are dead in every row. Consumes `memory`; may read counts back. */
@@ -386,8 +388,7 @@ export class Decoder {
     }
     for (const [name, variable] of this.parameters)
       tidy(() => variable.assign(tensor(tensors.get(name)!.data, variable.shape)))
-    this.updates++
-    this.plans = this.rules.map(() => undefined) // they were made for other weights
+    this.root.updates++
   }
 
   /** A hash of all parameter values: what keys and values belong to. */
@@ -420,9 +421,18 @@ export class Decoder {
     return new DecodeMemory(layers, batch, step, starts, this.revision, () => this.fingerprint())
   }
 
+  /** The decoder that counts the updates of the weights, whichever of those that share them makes them. */
+  private get root(): Decoder {
+    return this.owner ?? this
+  }
+
   /** Changes with every update of the weights, and with the methods that read them. */
   private get revision(): string {
-    return `${this.identity}.${(this.owner ?? this).updates}.${this.updates}`
+    return `${this.identity}.${this.root.updates}`
+  }
+
+  private planOf(index: number): unknown {
+    return this.plans?.update === this.root.updates ? this.plans.ofLayers[index] : undefined
   }
 
   private weightsOf(index: number): LayerWeights {
@@ -442,7 +452,7 @@ export class Decoder {
 
   private decodeLayer(index: number): DecodeLayer {
     const { method, info } = this.rules[index]!
-    return { config: this.config, info, method, weights: this.weights[index]!, plan: this.plans[index] }
+    return { config: this.config, info, method, weights: this.weights[index]!, plan: this.planOf(index) }
   }
 
   private checkTokens(tokens: Tensor, memory: Memory): void {
@@ -547,7 +557,7 @@ export class Decoder {
         this.weights[index]!,
         hidden,
         memory.layers[index]!,
-        this.plans[index],
+        this.planOf(index),
       )
       hidden = result.output
       layers.push(result.memory)
