@@ -91,7 +91,7 @@ const frozen = (method) => ({
 })
 
 const adaptive = adaptiveSpan({ maxSpan, ramp: 16, penalty: 1e-5 })
-const expire = expireSpan({ maxSpan, ramp: 16, penalty: 1e-5, initialPercentage: 0.1 })
+const expire = expireSpan({ maxSpan, ramp: 16, penalty: 1e-5, loss: 'ramp', initialPercentage: 0.1 })
 const setups = {
   'fixed span 128': { method: fixedSpan({ span: maxSpan }) },
   'Adaptive-Span': { method: adaptive },

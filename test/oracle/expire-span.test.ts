@@ -28,7 +28,7 @@ const caseOf = (options: Options, fields: Partial<DecoderConfig> = {}): Case => 
     },
   }
 }
-const short = { maxSpan: 12, ramp: 3, penalty: 0.05 }
+const short = { maxSpan: 12, ramp: 3, penalty: 0.05, loss: 'ramp' } as const
 const long = { ...short, maxSpan: 20 }
 const fair = { ...fairWithoutEnd, learnedDistances: 5 }
 const allAttention = { ...fair, persistentSlots: 3, feedForward: 0, positions: 'none' } as const

@@ -196,7 +196,7 @@ describe('formulas', () => {
   })
 
   test("penalty 'ramp': what fades, over ramp and block", async () => {
-    const { decoder, memory } = await afterSixSteps(expireSpan(equalSpans))
+    const { decoder, memory } = await afterSixSteps(expireSpan({ ...equalSpans, loss: 'ramp' }))
     const { trace, penalty, memory: next } = await read(decoder, memory, 6, 8)
     const expected = (0.5 * (-2.5 - 1.5 - 0.5 + (-3.5 - 2.5 - 1.5 - 0.5))) / (4 * 2)
     expect(largest(trace[0]!.penalty, [expected, expected])).toBeLessThan(1e-6)
@@ -207,7 +207,7 @@ describe('formulas', () => {
 
   test("penalty 'ramp': the ends of the ramp do not count", async () => {
     // e = 4 and R = 2: of the distances 4, 5, 6 only 5 lies on the ramp. The penalty outweighs the loss.
-    const method = expireSpan({ maxSpan: 8, ramp: 2, initialPercentage: 0.5, penalty: 1e4 })
+    const method = expireSpan({ maxSpan: 8, ramp: 2, initialPercentage: 0.5, penalty: 1e4, loss: 'ramp' })
     const { decoder, memory } = await afterSixSteps(method)
     const [x, y] = [tokens(6, 8), tokens(7, 9)]
     const { gradients, ...result } = decoder.gradients(x, y, memory)
@@ -220,7 +220,7 @@ describe('formulas', () => {
   })
 
   test("penalty 'mean': the mean span of the block's steps", async () => {
-    const { decoder, memory } = await afterSixSteps(expireSpan({ ...equalSpans, loss: 'mean' }))
+    const { decoder, memory } = await afterSixSteps(expireSpan(equalSpans))
     const { penalty, memory: next } = await read(decoder, memory, 6, 8)
     expect(penalty).toBeCloseTo(0.5 * 3.5, 5)
     next.dispose()
@@ -229,7 +229,7 @@ describe('formulas', () => {
 
   test.each([false, true])("penalty 'ramp' is the sum over all pairs (shortened: %s)", async (shorten) => {
     const [ramp, maxSpan, draw] = [5, 12, 0.45]
-    const decoder = decoderOf(livelySpans({ maxSpan, ramp, penalty: 1, shorten }), fair)
+    const decoder = decoderOf(livelySpans({ maxSpan, ramp, penalty: 1, shorten, loss: 'ramp' }), fair)
     let memory = decoder.initialMemory(2)
     let step = 0
     for (const length of [3, 6, 4, 9]) {
@@ -482,7 +482,7 @@ describe('shortening', () => {
 
 test('weight and bias learn from old memories', async () => {
   const gradients = async (penalty: number) => {
-    const { decoder, memory } = await afterSixSteps(expireSpan({ ...equalSpans, penalty }))
+    const { decoder, memory } = await afterSixSteps(expireSpan({ ...equalSpans, penalty, loss: 'ramp' }))
     const hidden = rowsOf(await numbers(memory.layers[0]!.tensors.hidden!), 8)
     const [x, y] = [tokens(6, 8), tokens(7, 9)]
     const norm = (h: number[]) => {
@@ -517,7 +517,7 @@ test('weight and bias learn from old memories', async () => {
 })
 
 test('a dropped layer goes on: spans, memory and penalty, and its spans learn', async () => {
-  const method = expireSpan({ ...equalSpans, initialPercentage: 0.2 })
+  const method = expireSpan({ ...equalSpans, initialPercentage: 0.2, loss: 'ramp' })
   const decoder = decoderOf(method, { layerDrop: 0.999999 })
   const pass = { training: true, random: new Random(1) }
   const first = await read(decoder, decoder.initialMemory(2), 0, 6, pass)
@@ -662,7 +662,7 @@ test('overlay: the same strengths and penalty over slots of another method', asy
 })
 
 test("under another method's memory: empty places cost nothing, and the report is about its slots", async () => {
-  const overlay = expireSpan({ ...equalSpans, penalty: 1 })
+  const overlay = expireSpan({ ...equalSpans, penalty: 1, loss: 'ramp' })
   const method = combine({ keeper: fixedSpan({ span: 8 }), overlays: [overlay] })
   const decoder = decoderOf(method, { layers: 1 })
   const [first, second] = [tokens(0, 8), tokens(8, 10)]

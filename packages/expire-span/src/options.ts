@@ -8,8 +8,9 @@ export interface ExpireSpanOptions {
   readonly ramp?: number
   /** α: weight of the penalty on spans, in nats per step. Default 1e-6. */
   readonly penalty?: number
-  /** 'ramp': pushes only the memories that now fade (the authors' code). 'mean': the mean span of the block's steps
-   *  (the paper). Default 'ramp'. */
+  /** 'mean': the mean span of the block's steps (the paper). 'ramp': pushes only the memories that now fade (the
+   *  authors' code; its value is negative). Default 'mean': both learn alike (docs/results), and its value says what
+   *  is paid. */
   readonly loss?: 'ramp' | 'mean'
   /** Where spans start, as a fraction of maxSpan between 0 and 1. Default 0.1. */
   readonly initialPercentage?: number
@@ -31,7 +32,7 @@ type Settings = Required<Omit<ExpireSpanOptions, 'budget'>> & Pick<ExpireSpanOpt
 
 /** @throws ConfigError naming the option, its value and the fix */
 export function settingsOf(options: ExpireSpanOptions): Settings {
-  const { maxSpan, ramp = 32, penalty = 1e-6, loss = 'ramp', initialPercentage = 0.1, ...more } = options
+  const { maxSpan, ramp = 32, penalty = 1e-6, loss = 'mean', initialPercentage = 0.1, ...more } = options
   const { divider = 1, shorten = false, deletion = 'row', initialSlots = ramp, budget, ...unknown } = more
   const demand = (fine: boolean, name: string, wanted: string, value: unknown) => {
     if (!fine) throw new ConfigError(`${name} must be ${wanted}, not ${value}`, { [name]: value })
