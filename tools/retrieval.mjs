@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * node tools/retrieval.mjs [--steps 3000] [--seeds 0,1] [--backend wasm] [--out FILE.jsonl]
+ * node tools/retrieval.mjs [--steps 2500] [--seeds 0,1] [--backend wasm] [--out FILE.jsonl]
  *
  * Do spans learn where a task needs them? A stream of episodes: a token that holds a tag and a value, 4 to 100 steps of
  * noise, a question for the tag, the value as the answer (chance 25 %). Adaptive-Span and Expire-Span start too short
@@ -12,7 +12,7 @@ import { adaptiveSpan } from '@lethe/adaptive-span'
 import { disposeBackend, useBackend } from '@lethe/backends'
 import { Decoder, fixedSpan, presets, Random, registerGradients } from '@lethe/core'
 import { expireSpan } from '@lethe/expire-span'
-import { Optimizer } from '@lethe/trainer'
+import { learningRateAt, Optimizer } from '@lethe/trainer'
 import * as tf from '@tensorflow/tfjs-core'
 
 const tags = 4
@@ -135,7 +135,7 @@ async function run(name, setup, seed, steps) {
     }
     const result = decoder.gradients(x, y, memory, { random, weights: scored })
     memory = await decoder.compact(result.memory)
-    const rate = 2e-3 * Math.min(1, step / 100)
+    const rate = learningRateAt(step, { schedule: 'cosine', learningRate: 2e-3, warmup: 100, steps })
     const norm = optimizer.update(result.gradients, rate)
     await decoder.afterUpdate()
     const [loss] = await result.loss.data()
@@ -169,7 +169,7 @@ const pick = ({ meanSpan, longestSpan }) => ({ meanSpan, longestSpan })
 
 const { values: given } = parseArgs({
   options: {
-    steps: { type: 'string', default: '3000' },
+    steps: { type: 'string', default: '2500' },
     seeds: { type: 'string', default: '0' },
     backend: { type: 'string', default: 'wasm' },
     out: { type: 'string' },
