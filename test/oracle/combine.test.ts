@@ -12,7 +12,7 @@ import { expireSpan as expireOracle } from './expire-span'
 import { selective as selectiveOracle } from './selective'
 import { sinks as sinksOracle } from './sinks'
 
-const expire = { maxSpan: 12, ramp: 4, penalty: 0.05 }
+const expire = { maxSpan: 12, ramp: 4, penalty: 0.05, loss: 'ramp' } as const
 /** Fades to nothing beyond its longest span. */
 const adaptive = { maxSpan: 6, ramp: 5, penalty: 0.05 }
 const dynamic = { ...adaptive, dynamic: true }

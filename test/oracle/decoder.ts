@@ -144,8 +144,8 @@ export const toParameters = (
 export const range = (count: number) => Array.from({ length: count }, (_, index) => index)
 export const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0)
 export const mean = (values: Vector) => sum(values) / values.length
-export const dot = (a: Vector, b: Vector) => a.reduce((total, value, f) => total + value * b[f]!, 0)
-export const add = (a: Vector, b: Vector) => a.map((value, f) => value + b[f]!)
+const dot = (a: Vector, b: Vector) => a.reduce((total, value, f) => total + value * b[f]!, 0)
+const add = (a: Vector, b: Vector) => a.map((value, f) => value + b[f]!)
 export const clamp01 = (value: number) => Math.min(1, Math.max(0, value))
 export const sigmoid = (value: number) => 1 / (1 + Math.exp(-value))
 export const newest = <T>(list: readonly T[], count: number) => list.slice(Math.max(0, list.length - count))

@@ -12,7 +12,7 @@ import { selective as selectiveOracle } from './selective'
 import { type SinksRow, sinks as sinksOracle } from './sinks'
 
 const adaptive = { maxSpan: 7, ramp: 3, penalty: 0.05 }
-const expire = { maxSpan: 9, ramp: 3, penalty: 0.05 }
+const expire = { maxSpan: 9, ramp: 3, penalty: 0.05, loss: 'ramp' } as const
 const votes = { memoryLoss: 0.3 }
 
 interface Inner {
