@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * node tools/methods-table.mjs train --data FILE --folder DIR [--only NAME,…] [--steps 1500] [--backend wasm]
+ * node tools/methods-table.mjs train --data FILE --folder DIR [--only NAME;…] [--steps 1500] [--backend wasm]
  * node tools/methods-table.mjs measure --data FILE --folder DIR [--backend wasm]
  *
  * One model size on one text over all methods at two memory sizes. `train` trains each (several processes may share the
@@ -151,7 +151,7 @@ const data = await openText(given.data)
 if (positionals[0] === 'train') {
   for (const run of runs) {
     const name = `${run.name} ${run.size}`
-    if (given.only && !given.only.split(',').includes(name)) continue
+    if (given.only && !given.only.split(';').includes(name)) continue
     if (!existsSync(pathOf(run))) await trainOne(run, data)
   }
 } else {
