@@ -39,8 +39,11 @@ const setups = {
     learnedDistances: 64 + span + 3 + block,
   },
   'selective-window-256': { method: selective({ span }), learnedDistances: span },
-  'selective-budget-256': { method: selective({ budget: 256 }), learnedDistances: span },
-  'selective-budget-64': { method: selective({ budget: 64 }), learnedDistances: span },
+  'selective-budget-64': { method: selective({ span, budget: 64 }), learnedDistances: span },
+  'selective-budget-64-memory-loss': {
+    method: selective({ span, budget: 64, memoryLoss: 0.1 }),
+    learnedDistances: span,
+  },
 }
 
 const { values } = parseArgs({

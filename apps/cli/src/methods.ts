@@ -103,7 +103,7 @@ export const methods: Readonly<Record<string, MethodEntry>> = {
     factory: selective,
     options: ['budget', 'memory-loss'],
     create: ({ span, budget, 'memory-loss': memoryLoss }) =>
-      selective({ ...(budget === undefined ? { span } : { budget }), ...given({ memoryLoss }) }),
+      selective({ span, ...given({ budget, memoryLoss }) }),
     learnedDistances: ({ span }) => span + 1,
   },
 }
