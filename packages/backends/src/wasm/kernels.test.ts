@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { disposeBackend, patchWasmBackend, useBackend } from '../index'
 import type { WasmBackend } from './heap'
+import { kernelsOf } from './kernels'
 
 let state = 1
 /** Reproducible numbers in [-1, 1). */
@@ -59,7 +60,18 @@ async function leaksNothing(work: () => void) {
   expect(after).toEqual(before)
 }
 
-describe('BatchMatMul', () => {
+describe.each([
+  ['our own kernels', true],
+  ['XNNPACK', false],
+])('BatchMatMul through %s', (_, kernels) => {
+  beforeAll(() => void patchWasmBackend({ kernels }))
+  afterAll(() => void patchWasmBackend({ kernels: true }))
+
+  test('that is what computes', async () => {
+    await tf.setBackend('wasm')
+    expect(kernelsOf(wasm()) !== undefined).toBe(kernels)
+  })
+
   const sizes = [
     [1, 1, 1],
     [1, 5, 17],
@@ -89,6 +101,7 @@ describe('BatchMatMul', () => {
       [1, 1],
       [2, 3],
     ],
+    [[3], [2, 3]],
   ] as const
   for (const [batchA, batchB] of batches) {
     test(`batches [${batchA}] and [${batchB}], all transposes and sizes`, async () => {
@@ -126,6 +139,18 @@ describe('BatchMatMul', () => {
   test('nothing to sum gives zeros, and an empty batch nothing', async () => {
     await same(() => tf.matMul(tf.zeros([2, 3, 0]), tf.zeros([2, 0, 4])))
     await same(() => tf.matMul(tf.zeros([0, 3, 2]), tf.zeros([0, 2, 4])))
+  })
+
+  test('nothing is left of what was in the memory of the result before', async () => {
+    await tf.setBackend('wasm')
+    for (const [rows, inner, columns] of [...sizes, [130, 300, 70] as const]) {
+      const [a, b] = [tf.ones([rows, inner]), tf.ones([inner, columns])]
+      // The next tensor of the same size gets the memory of the last one that was freed.
+      tf.fill([rows, columns], Number.NaN).dispose()
+      const product = tf.matMul(a, b)
+      expect(new Set(product.dataSync())).toEqual(new Set([inner]))
+      tf.dispose([a, b, product])
+    }
   })
 
   test('the same data as right operand in two shapes', async () => {
