@@ -15,12 +15,14 @@ export interface Matrix {
   readonly columnStep: number
 }
 
-/** Kernels bound to one memory. All values are float32; addresses are in bytes. */
+/** Kernels bound to one memory. Values are float32 where nothing else is said; addresses are in bytes. */
 export interface Kernels {
   /** Whether multiplications and additions are fused, and so rounded once. */
   readonly relaxed: boolean
   /** Writes left [rows, inner] · right [inner, columns] to `out`, row after row; `out` overlaps neither of them. */
   multiply(left: Matrix, right: Matrix, out: number, rows: number, columns: number, inner: number): void
+  /** Copies `lines` lines of `bytes` bytes; from one to the next are `fromStep` and `toStep` bytes. No overlaps. */
+  copyLines(from: number, fromStep: number, to: number, toStep: number, bytes: number, lines: number): void
 }
 
 export interface KernelOptions {
@@ -29,7 +31,7 @@ export interface KernelOptions {
 }
 
 /** The module's exports, as assembly/index.ts has them. */
-interface Exports {
+interface Exports extends Pick<Kernels, 'copyLines'> {
   scratchBytes(): number
   multiply(
     left: number,
@@ -73,6 +75,7 @@ export function loadKernels(
     throw new RangeError(`The memory has no ${bytes} bytes left for the kernels' working space.`)
   return {
     relaxed: fused,
+    copyLines: exports.copyLines,
     multiply(left, right, out, rows, columns, inner) {
       exports.multiply(
         left.at,

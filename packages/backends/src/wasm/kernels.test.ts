@@ -390,6 +390,126 @@ describe('Sum', () => {
   })
 })
 
+describe('Slice and SplitV', () => {
+  for (const [shape, begin, size] of [
+    [[9], [2], [5]],
+    [[9], [0], [9]],
+    [
+      [7, 33],
+      [2, 0],
+      [3, 33],
+    ],
+    [
+      [7, 33],
+      [0, 3],
+      [7, 17],
+    ],
+    [
+      [7, 33],
+      [1, 32],
+      [5, 1],
+    ],
+    [
+      [4, 5, 6],
+      [1, 1, 0],
+      [2, 3, 6],
+    ],
+    [
+      [4, 5, 6],
+      [1, 0, 2],
+      [2, 5, 3],
+    ],
+    [
+      [4, 5, 6],
+      [0, 2, 1],
+      [4, 2, 4],
+    ],
+    [
+      [2, 3, 5, 7],
+      [1, 0, 2, 3],
+      [1, 3, 2, 4],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 1, 0, 3],
+      [2, 1, 5, 2],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 0, 1, 0],
+      [2, 3, 3, 7],
+    ],
+    [
+      [2, 3, 2, 5, 7],
+      [1, 1, 0, 2, 3],
+      [1, 2, 2, 3, 1],
+    ],
+    [
+      [2, 3, 2, 5, 7],
+      [0, 1, 1, 0, 1],
+      [2, 2, 1, 5, 6],
+    ],
+    [
+      [4, 5],
+      [1, 2],
+      [-1, -1],
+    ],
+    [
+      [4, 5],
+      [1, 2],
+      [0, 3],
+    ],
+    [
+      [0, 5],
+      [0, 2],
+      [0, 3],
+    ],
+  ] as [number[], number[], number[]][]) {
+    test(`[${size}] of [${shape}] from [${begin}]`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const whole = new Int32Array(values.length).map((_, i) => (i % 3 ? 0x7fa00001 : i)) // signalling NaNs, as floats
+      const flags = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0))
+      await same(() => tf.slice(tf.tensor(values, shape), begin, size))
+      await same(() => tf.slice(tf.tensor(whole, shape, 'int32'), begin, size))
+      await same(() => tf.slice(tf.tensor(flags, shape, 'bool'), begin, size))
+    })
+  }
+
+  test('a part beyond the tensor is refused', async () => {
+    await tf.setBackend('wasm')
+    const data = wasm().numDataIds()
+    expect(() => tf.tidy(() => tf.slice(tf.ones([4, 5]), [0, 3], [4, 3]))).toThrow(/begin\[1\]/)
+    expect(wasm().numDataIds()).toBe(data)
+  })
+
+  for (const axis of [0, 1, 2, -1]) {
+    test(`splits along axis ${axis}`, async () => {
+      const shape = [4, 6, 8]
+      const values = randomValues(4 * 6 * 8)
+      for (const part of [0, 1]) {
+        await same(() => tf.split(tf.tensor(values, shape), 2, axis)[part]!)
+        const length = shape.at(axis)!
+        await same(() => tf.split(tf.tensor(values, shape), [1, length - 1], axis)[part]!)
+      }
+    })
+  }
+
+  test('strings', () => {
+    const part = tf.tidy(() => tf.slice(tf.tensor1d(['a', 'b', 'c']), 1, 2))
+    expect(part.dataSync()).toEqual(['b', 'c'])
+    part.dispose()
+  })
+
+  test('1,000 parts leave nothing behind', async () => {
+    const x = tf.ones([8, 16, 16])
+    await leaksNothing(() => {
+      tf.slice(x, [1, 2, 3], [2, 5, 7])
+      tf.split(x, 4, 1)
+    })
+    x.dispose()
+  })
+})
+
 describe('Transpose', () => {
   for (const [shape, perm] of [
     [

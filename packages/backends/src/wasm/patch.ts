@@ -12,6 +12,7 @@ import { identity } from './identity'
 import { registerKernelsFlag, setKernels } from './kernels'
 import { batchMatMul } from './matmul'
 import { unsortedSegmentSum } from './segment'
+import { slice, splitV } from './slice'
 import { sum } from './sum'
 import { transpose } from './transpose'
 
@@ -21,6 +22,8 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
   Identity: identity,
   UnsortedSegmentSum: () => unsortedSegmentSum,
   GatherV2: gather,
+  Slice: slice,
+  SplitV: splitV,
   Sum: sum,
   Transpose: transpose,
 }
@@ -36,7 +39,7 @@ export interface PatchOptions {
 /**
  * Replaces kernels of tfjs's wasm backend: BatchMatMul (our own in all cases, or XNNPACK; right when data changes in
  * place or is used in two shapes), Identity (no copy), GatherV2 (right with batchDims, fast for rows),
- * UnsortedSegmentSum (missing there), Sum off the last axis and Transpose of matrices (faster). Before or
+ * UnsortedSegmentSum (missing there), Slice, SplitV, Sum off the last axis and Transpose of matrices (faster). Before or
  * after the backend starts; a second call changes nothing but what `options` say.
  *
  * @returns the names of the replaced kernels
