@@ -23,6 +23,14 @@ export interface Kernels {
   multiply(left: Matrix, right: Matrix, out: number, rows: number, columns: number, inner: number): void
   /** Copies `lines` lines of `bytes` bytes; from one to the next are `fromStep` and `toStep` bytes. No overlaps. */
   copyLines(from: number, fromStep: number, to: number, toStep: number, bytes: number, lines: number): void
+  /** to[line, i] = from[line, length - 1 - i]; any values of four bytes. */
+  reverseLines(from: number, to: number, length: number, lines: number): void
+  /** to[line] = the sum of from[line, 0 .. length - 1]; 0 where there is nothing to add. */
+  sumLines(from: number, to: number, length: number, lines: number): void
+  /** to[i] = e^from[i], within two units in the last place. */
+  exponentials(from: number, to: number, count: number): void
+  /** to[i] = erf(from[i]), within 3e-7. */
+  errorFunctions(from: number, to: number, count: number): void
 }
 
 export interface KernelOptions {
@@ -31,7 +39,7 @@ export interface KernelOptions {
 }
 
 /** The module's exports, as assembly/index.ts has them. */
-interface Exports extends Pick<Kernels, 'copyLines'> {
+interface Exports extends Omit<Kernels, 'relaxed' | 'multiply'> {
   scratchBytes(): number
   multiply(
     left: number,
@@ -69,15 +77,15 @@ export function loadKernels(
   const module = moduleOf(fused ? relaxed : plain)
   if (module === undefined) return undefined
   const exports = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as Exports
-  const bytes = exports.scratchBytes()
-  const scratch = allocate(bytes)
+  const { multiply, scratchBytes, ...others } = exports
+  const scratch = allocate(scratchBytes())
   if (scratch === 0)
-    throw new RangeError(`The memory has no ${bytes} bytes left for the kernels' working space.`)
+    throw new RangeError(`The memory has no ${scratchBytes()} bytes left for the kernels' working space.`)
   return {
+    ...others,
     relaxed: fused,
-    copyLines: exports.copyLines,
     multiply(left, right, out, rows, columns, inner) {
-      exports.multiply(
+      multiply(
         left.at,
         left.rowStep,
         left.columnStep,

@@ -366,6 +366,12 @@ describe('Sum', () => {
       [0, 1, 2],
     ],
     [[9, 17], [1]],
+    [[3, 257], [-1]],
+    [
+      [3, 5, 7],
+      [1, 2],
+    ],
+    [[4, 5, 1], [1]],
     [[1, 17], [0]],
     [[0, 17], [0]],
     [[0, 3], [0]],
@@ -386,6 +392,56 @@ describe('Sum', () => {
   test('1,000 sums leave nothing behind', async () => {
     const x = tf.ones([8, 16, 16])
     await leaksNothing(() => void tf.sum(x, [0, 1]))
+    x.dispose()
+  })
+})
+
+describe('Reverse', () => {
+  for (const [shape, axes] of [
+    [[], []],
+    [[1], [0]],
+    [[17], [0]],
+    [[5, 33], [1]],
+    [[5, 33], [0]],
+    [[3, 4, 9], [1]],
+    [[3, 4, 9], [-1]],
+    [[3, 4, 1], [1]],
+    [
+      [3, 4, 9],
+      [0, 2],
+    ],
+    [[3, 0, 2], [0]],
+  ] as [number[], number[]][]) {
+    test(`[${shape}] along [${axes}]`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const whole = new Int32Array(values.length).map((_, i) => (i % 3 ? 0x7fa00001 : i)) // signalling NaNs, as floats
+      const flags = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0))
+      await same(() => tf.reverse(tf.tensor(values, shape), axes))
+      await same(() => tf.reverse(tf.tensor(whole, shape, 'int32'), axes))
+      await same(() => tf.reverse(tf.tensor(flags, shape, 'bool'), axes))
+    })
+  }
+})
+
+describe('Exp and Erf', () => {
+  for (const size of [0, 1, 3, 4, 5, 1000]) {
+    test(`${size} values`, async () => {
+      const values = randomValues(size).map((value) => 4 * value)
+      await same(() => tf.exp(tf.tensor1d(values)), 1e-5)
+      await same(() => tf.erf(tf.tensor1d(values)), 1e-6)
+      await same(() => tf.exp(tf.tensor1d(Int32Array.from(values), 'int32')), 1e-5)
+    })
+  }
+
+  test('1,000 of each, of sums and reversed ones, leave nothing behind', async () => {
+    const x = tf.ones([8, 16, 17])
+    await leaksNothing(() => {
+      tf.exp(x)
+      tf.erf(x)
+      tf.sum(x, -1)
+      tf.reverse(x, 1)
+      tf.reverse(x, -1)
+    })
     x.dispose()
   })
 })

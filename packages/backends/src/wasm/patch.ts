@@ -7,10 +7,12 @@ import {
   unregisterKernel,
 } from '@tensorflow/tfjs-core'
 import { BackendError } from '../errors'
+import { erf, exp } from './elementwise'
 import { gather } from './gather'
 import { identity } from './identity'
 import { registerKernelsFlag, setKernels } from './kernels'
 import { batchMatMul } from './matmul'
+import { reverse } from './reverse'
 import { unsortedSegmentSum } from './segment'
 import { slice, splitV } from './slice'
 import { sum } from './sum'
@@ -21,7 +23,10 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
   BatchMatMul: batchMatMul,
   Identity: identity,
   UnsortedSegmentSum: () => unsortedSegmentSum,
+  Erf: erf,
+  Exp: exp,
   GatherV2: gather,
+  Reverse: reverse,
   Slice: slice,
   SplitV: splitV,
   Sum: sum,
@@ -39,7 +44,7 @@ export interface PatchOptions {
 /**
  * Replaces kernels of tfjs's wasm backend: BatchMatMul (our own in all cases, or XNNPACK; right when data changes in
  * place or is used in two shapes), Identity (no copy), GatherV2 (right with batchDims, fast for rows),
- * UnsortedSegmentSum (missing there), Slice, SplitV, Sum off the last axis and Transpose of matrices (faster). Before or
+ * UnsortedSegmentSum (missing there), and for speed Erf, Exp, Reverse, Slice, SplitV, Sum and Transpose. Before or
  * after the backend starts; a second call changes nothing but what `options` say.
  *
  * @returns the names of the replaced kernels
