@@ -3,10 +3,13 @@ import { floatBytes, multiplyAdd } from './simd'
 
 /** e^x within two units in the last place; 0, infinity and NaN where float32 has them. */
 function exponential(x: v128): v128 {
-  // Beyond these bounds the result is 0 or infinite; min and max keep NaN.
-  x = f32x4.max(f32x4.min(x, f32x4.splat(89)), f32x4.splat(-104))
-  // x = n log 2 + rest, and log 2 in two parts, the first of which times n is exact.
-  const n = f32x4.nearest(f32x4.mul(x, f32x4.splat(Mathf.LOG2E)))
+  // Beyond these bounds the result is 0 or infinite; both operations keep a NaN that comes first.
+  x = f32x4.pmax(f32x4.pmin(x, f32x4.splat(89)), f32x4.splat(-104))
+  // x = n log 2 + rest. Added to 3 · 2^22, a number is rounded to a whole one, which its last bits then are.
+  const large = f32x4.splat(12582912)
+  const rounded = f32x4.add(f32x4.mul(x, f32x4.splat(Mathf.LOG2E)), large)
+  const n = f32x4.sub(rounded, large)
+  // log 2 in two parts, the first of which times n is exact.
   let rest = f32x4.sub(x, f32x4.mul(n, f32x4.splat(0.693359375)))
   rest = f32x4.sub(rest, f32x4.mul(n, f32x4.splat(-2.1219444e-4)))
   let y = multiplyAdd(f32x4.splat(1.98756915e-4), rest, f32x4.splat(1.3981999507e-3))
@@ -16,7 +19,7 @@ function exponential(x: v128): v128 {
   y = multiplyAdd(y, rest, f32x4.splat(5.0000001201e-1))
   y = multiplyAdd(y, f32x4.mul(rest, rest), f32x4.add(rest, f32x4.splat(1)))
   // 2^n in two factors, since n reaches from -150 to 128: each is a float with nothing but an exponent.
-  const whole = i32x4.trunc_sat_f32x4_s(n)
+  const whole = i32x4.sub(rounded, large)
   const half = i32x4.shr_s(whole, 1)
   const bias = i32x4.splat(127)
   const first = i32x4.shl(i32x4.add(half, bias), 23)
