@@ -11,7 +11,7 @@ export interface Matrix {
   readonly at: number
   /** From one row to the next, in values. */
   readonly rowStep: number
-  /** From one column to the next, in values. One of the two steps should be 1. */
+  /** From one column to the next, in values. One of the two steps must be 1. */
   readonly columnStep: number
 }
 
