@@ -18,5 +18,6 @@ export default [
     library(method, `packages/${method}/dist/index.js`, '6 kB'),
   ),
   library('backends, in a browser', 'packages/backends/dist/browser.js', '12 kB'),
+  library('kernels-wasm', 'packages/kernels-wasm/dist/index.js', '8 kB'),
   library('trainer, in a browser', 'packages/trainer/dist/index.js', '16 kB'),
 ]

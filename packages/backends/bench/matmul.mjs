@@ -1,6 +1,7 @@
 /**
- * Matrix products of a training step on the wasm backend: tfjs's own kernel and the patched one, in the same run.
- * Run after a build: node bench/matmul.mjs [--no-stock]. One core, about two minutes (seconds with --no-stock).
+ * Matrix products of a training step and of decoding on the wasm backend: tfjs's own kernel, the one through XNNPACK and
+ * our own (@lethe/kernels-wasm). The last two by turns, medians of each, so that other work on the machine hits both.
+ * Run after a build: node bench/matmul.mjs [--no-stock]. One core, about two minutes (30 seconds with --no-stock).
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { patchWasmBackend, useBackend } from '../dist/index.js'
@@ -22,14 +23,18 @@ const shapes = [
   ['  its dx', [1024, 1024], [256, 1024], false, true],
   ['  its dW', [1024, 256], [1024, 1024], true, false],
   ['linear 1024 to 256', [1024, 1024], [1024, 256], false, false],
-  ['one row 256 to 1024', [1, 256], [256, 1024], false, false],
-  ['one column 1024 from 256', [1, 256, 1024], [1, 1, 256], true, true],
-  ['one query, 512 slots', [4, 64, 1], [4, 64, 512], true, false],
+  ['decode: row 256 to 256', [1, 256], [256, 256], false, false],
+  ['  row 256 to 1024', [1, 256], [256, 1024], false, false],
+  ['  row 1024 to 256', [1, 1024], [1024, 256], false, false],
+  ['  column 256 from 256', [1, 256, 256], [1, 1, 256], true, true],
+  ['  one query, 512 slots', [4, 64, 1], [4, 64, 512], true, false],
+  ['  one row of 512 weights', [4, 64, 512], [4, 1, 512], false, true],
+  ['8 rows 256 to 1024', [8, 256], [256, 1024], false, false],
   ['32 tiny ones', [32, 8, 8], [32, 8, 8], true, false],
 ]
 
+/** Milliseconds of one run: the mean of as many as fit into `budget`. */
 function milliseconds(work, budget) {
-  tf.tidy(work)
   let runs = 0
   const start = performance.now()
   do {
@@ -38,6 +43,8 @@ function milliseconds(work, budget) {
   } while (performance.now() - start < budget)
   return (performance.now() - start) / runs
 }
+
+const median = (values) => values.sort((one, other) => one - other)[values.length >> 1]
 
 await useBackend('wasm', { patch: false })
 const rows = shapes.map(([name, a, b, transposeA, transposeB]) => {
@@ -48,17 +55,17 @@ const rows = shapes.map(([name, a, b, transposeA, transposeB]) => {
   const stock = process.argv.includes('--no-stock') ? Number.NaN : milliseconds(product, 100)
   return { name, product, operations, stock }
 })
-patchWasmBackend()
-console.log(
-  `${'product'.padEnd(26)}${'stock'.padStart(10)}${'patched ms'.padStart(12)}${'GFLOPS'.padStart(8)}${'times'.padStart(8)}`,
-)
+const line = (name, ...columns) => console.log(name.padEnd(26) + columns.map((c) => c.padStart(11)).join(''))
+line('ms per product', 'stock', 'XNNPACK', 'kernels', 'GFLOPS', 'XNNPACK /')
 for (const { name, product, operations, stock } of rows) {
-  const now = milliseconds(product, 300)
-  const columns = [
-    stock.toFixed(3).padStart(10),
-    now.toFixed(3).padStart(12),
-    (operations / now / 1e6).toFixed(1).padStart(8),
-    (stock / now).toFixed(1).padStart(8),
-  ]
-  console.log(name.padEnd(26) + columns.join(''))
+  const times = { true: [], false: [] }
+  for (let turn = 0; turn < 12; turn++) {
+    const kernels = turn % 2 === 0
+    patchWasmBackend({ kernels })
+    tf.tidy(product)
+    times[kernels].push(milliseconds(product, 50))
+  }
+  const [own, override] = [median(times.true), median(times.false)]
+  const gigaflops = (operations / own / 1e6).toFixed(1)
+  line(name, stock.toFixed(3), override.toFixed(3), own.toFixed(3), gigaflops, (override / own).toFixed(2))
 }

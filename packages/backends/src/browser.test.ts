@@ -44,7 +44,10 @@ beforeAll(async () => {
   await mkdir(folder, { recursive: true })
   await writeFile(`${folder}/index.html`, '<!doctype html><script type="module" src="./page.js"></script>')
   await writeFile(`${folder}/page.js`, page)
-  const alias = { '@lethe/backends': here('./browser.ts') }
+  const alias = {
+    '@lethe/backends': here('./browser.ts'),
+    '@lethe/kernels-wasm': here('../../kernels-wasm/src/index.ts'),
+  }
   // Vite's defaults, but for the time that minifying tfjs takes on a small machine.
   const quick = { minify: false, reportCompressedSize: false }
   await build({ root: folder, configFile: false, logLevel: 'silent', resolve: { alias }, build: quick })
@@ -76,7 +79,7 @@ test('patched wasm and WebGPU agree with cpu in Chromium', async (context) => {
     await tab.waitForFunction('window.run')
     const run = (name: string, options = {}) =>
       tab.evaluate(`run(${JSON.stringify(name)}, ${JSON.stringify(options)})`) as Promise<{
-        info: { name: string; software: boolean; patched: string[] }
+        info: { name: string; device: string; software: boolean; patched: string[] }
         results: number[][]
         reason?: string
         message?: string
@@ -90,6 +93,7 @@ test('patched wasm and WebGPU agree with cpu in Chromium', async (context) => {
     expect(wasm.message).toBeUndefined()
     expect(webgpu.message).toBeUndefined()
     expect(wasm.info.patched).toContain('BatchMatMul')
+    expect(wasm.info.device).toBe('WebAssembly with relaxed SIMD')
     expect(webgpu.info).toMatchObject({ name: 'webgpu', software: true })
     expect(auto.info.name).toBe('wasm')
     expect(tensorflow.reason).toBe('unsupported')

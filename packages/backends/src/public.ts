@@ -9,4 +9,4 @@ export {
   type WasmFile,
   type WasmPaths,
 } from './types'
-export { patchWasmBackend } from './wasm/patch'
+export { type PatchOptions, patchWasmBackend } from './wasm/patch'

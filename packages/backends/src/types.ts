@@ -34,6 +34,8 @@ export interface BackendOptions {
   wasmPaths?: WasmPaths
   /** wasm: replace slow and wrong kernels, see patchWasmBackend. Default true. */
   patch?: boolean
+  /** wasm: compute with our own kernels (@lethe/kernels-wasm) where the engine can; needs `patch`. Default true. */
+  kernels?: boolean
   /** Called once, as soon as the backend fails after it started (WebGPU: device lost, invalid pass). */
   onError?: (error: BackendError) => void
 }

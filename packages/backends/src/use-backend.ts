@@ -12,6 +12,8 @@ import {
   backendRequests,
   type Platform,
 } from './types'
+import type { WasmBackend } from './wasm/heap'
+import { kernelsOf } from './wasm/kernels'
 import { patchWasmBackend } from './wasm/patch'
 import {
   adapterInfo,
@@ -85,13 +87,14 @@ export function createBackends(platform: Platform): Backends {
       }
       const paths = options.wasmPaths ?? platform.wasmPaths
       if (paths !== undefined) wasm.setWasmPaths(paths)
-      const patched = options.patch === false ? [] : patchWasmBackend()
+      const patched = options.patch === false ? [] : patchWasmBackend({ kernels: options.kernels })
       await activate(
         'wasm',
         "Serve the .wasm files of @tensorflow/tfjs-backend-wasm/dist, and say where: useBackend('wasm', { wasmPaths: '/wasm/' }).",
       )
-      const simd = await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')
-      return { device: simd ? 'WebAssembly with SIMD' : 'WebAssembly without SIMD', patched }
+      const kernels = patched.length > 0 ? kernelsOf(tf.backend() as unknown as WasmBackend) : undefined
+      const simd = (await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')) ? 'with SIMD' : 'without SIMD'
+      return { device: `WebAssembly ${kernels?.relaxed ? 'with relaxed SIMD' : simd}`, patched }
     },
 
     async tensorflow() {

@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { disposeBackend, patchWasmBackend, useBackend } from '../index'
 import type { WasmBackend } from './heap'
+import { kernelsOf } from './kernels'
 
 let state = 1
 /** Reproducible numbers in [-1, 1). */
@@ -59,7 +60,18 @@ async function leaksNothing(work: () => void) {
   expect(after).toEqual(before)
 }
 
-describe('BatchMatMul', () => {
+describe.each([
+  ['our own kernels', true],
+  ['XNNPACK', false],
+])('BatchMatMul through %s', (_, kernels) => {
+  beforeAll(() => void patchWasmBackend({ kernels }))
+  afterAll(() => void patchWasmBackend({ kernels: true }))
+
+  test('that is what computes', async () => {
+    await tf.setBackend('wasm')
+    expect(kernelsOf(wasm()) !== undefined).toBe(kernels)
+  })
+
   const sizes = [
     [1, 1, 1],
     [1, 5, 17],
@@ -89,6 +101,7 @@ describe('BatchMatMul', () => {
       [1, 1],
       [2, 3],
     ],
+    [[3], [2, 3]],
   ] as const
   for (const [batchA, batchB] of batches) {
     test(`batches [${batchA}] and [${batchB}], all transposes and sizes`, async () => {
@@ -126,6 +139,18 @@ describe('BatchMatMul', () => {
   test('nothing to sum gives zeros, and an empty batch nothing', async () => {
     await same(() => tf.matMul(tf.zeros([2, 3, 0]), tf.zeros([2, 0, 4])))
     await same(() => tf.matMul(tf.zeros([0, 3, 2]), tf.zeros([0, 2, 4])))
+  })
+
+  test('nothing is left of what was in the memory of the result before', async () => {
+    await tf.setBackend('wasm')
+    for (const [rows, inner, columns] of [...sizes, [130, 300, 70] as const]) {
+      const [a, b] = [tf.ones([rows, inner]), tf.ones([inner, columns])]
+      // The next tensor of the same size gets the memory of the last one that was freed.
+      tf.fill([rows, columns], Number.NaN).dispose()
+      const product = tf.matMul(a, b)
+      expect(new Set(product.dataSync())).toEqual(new Set([inner]))
+      tf.dispose([a, b, product])
+    }
   })
 
   test('the same data as right operand in two shapes', async () => {
@@ -341,6 +366,12 @@ describe('Sum', () => {
       [0, 1, 2],
     ],
     [[9, 17], [1]],
+    [[3, 257], [-1]],
+    [
+      [3, 5, 7],
+      [1, 2],
+    ],
+    [[4, 5, 1], [1]],
     [[1, 17], [0]],
     [[0, 17], [0]],
     [[0, 3], [0]],
@@ -361,6 +392,176 @@ describe('Sum', () => {
   test('1,000 sums leave nothing behind', async () => {
     const x = tf.ones([8, 16, 16])
     await leaksNothing(() => void tf.sum(x, [0, 1]))
+    x.dispose()
+  })
+})
+
+describe('Reverse', () => {
+  for (const [shape, axes] of [
+    [[], []],
+    [[1], [0]],
+    [[17], [0]],
+    [[5, 33], [1]],
+    [[5, 33], [0]],
+    [[3, 4, 9], [1]],
+    [[3, 4, 9], [-1]],
+    [[3, 4, 1], [1]],
+    [
+      [3, 4, 9],
+      [0, 2],
+    ],
+    [[3, 0, 2], [0]],
+  ] as [number[], number[]][]) {
+    test(`[${shape}] along [${axes}]`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const whole = new Int32Array(values.length).map((_, i) => (i % 3 ? 0x7fa00001 : i)) // signalling NaNs, as floats
+      const flags = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0))
+      await same(() => tf.reverse(tf.tensor(values, shape), axes))
+      await same(() => tf.reverse(tf.tensor(whole, shape, 'int32'), axes))
+      await same(() => tf.reverse(tf.tensor(flags, shape, 'bool'), axes))
+    })
+  }
+})
+
+describe('Exp and Erf', () => {
+  for (const size of [0, 1, 3, 4, 5, 1000]) {
+    test(`${size} values`, async () => {
+      const values = randomValues(size).map((value) => 4 * value)
+      await same(() => tf.exp(tf.tensor1d(values)), 1e-5)
+      await same(() => tf.erf(tf.tensor1d(values)), 1e-6)
+      await same(() => tf.exp(tf.tensor1d(Int32Array.from(values), 'int32')), 1e-5)
+    })
+  }
+
+  test('1,000 of each, of sums and reversed ones, leave nothing behind', async () => {
+    const x = tf.ones([8, 16, 17])
+    await leaksNothing(() => {
+      tf.exp(x)
+      tf.erf(x)
+      tf.sum(x, -1)
+      tf.reverse(x, 1)
+      tf.reverse(x, -1)
+    })
+    x.dispose()
+  })
+})
+
+describe('Slice and SplitV', () => {
+  for (const [shape, begin, size] of [
+    [[9], [2], [5]],
+    [[9], [0], [9]],
+    [
+      [7, 33],
+      [2, 0],
+      [3, 33],
+    ],
+    [
+      [7, 33],
+      [0, 3],
+      [7, 17],
+    ],
+    [
+      [7, 33],
+      [1, 32],
+      [5, 1],
+    ],
+    [
+      [4, 5, 6],
+      [1, 1, 0],
+      [2, 3, 6],
+    ],
+    [
+      [4, 5, 6],
+      [1, 0, 2],
+      [2, 5, 3],
+    ],
+    [
+      [4, 5, 6],
+      [0, 2, 1],
+      [4, 2, 4],
+    ],
+    [
+      [2, 3, 5, 7],
+      [1, 0, 2, 3],
+      [1, 3, 2, 4],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 1, 0, 3],
+      [2, 1, 5, 2],
+    ],
+    [
+      [2, 3, 5, 7],
+      [0, 0, 1, 0],
+      [2, 3, 3, 7],
+    ],
+    [
+      [2, 3, 2, 5, 7],
+      [1, 1, 0, 2, 3],
+      [1, 2, 2, 3, 1],
+    ],
+    [
+      [2, 3, 2, 5, 7],
+      [0, 1, 1, 0, 1],
+      [2, 2, 1, 5, 6],
+    ],
+    [
+      [4, 5],
+      [1, 2],
+      [-1, -1],
+    ],
+    [
+      [4, 5],
+      [1, 2],
+      [0, 3],
+    ],
+    [
+      [0, 5],
+      [0, 2],
+      [0, 3],
+    ],
+  ] as [number[], number[], number[]][]) {
+    test(`[${size}] of [${shape}] from [${begin}]`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const whole = new Int32Array(values.length).map((_, i) => (i % 3 ? 0x7fa00001 : i)) // signalling NaNs, as floats
+      const flags = Uint8Array.from(values, (value) => (value > 0 ? 1 : 0))
+      await same(() => tf.slice(tf.tensor(values, shape), begin, size))
+      await same(() => tf.slice(tf.tensor(whole, shape, 'int32'), begin, size))
+      await same(() => tf.slice(tf.tensor(flags, shape, 'bool'), begin, size))
+    })
+  }
+
+  test('a part beyond the tensor is refused', async () => {
+    await tf.setBackend('wasm')
+    const data = wasm().numDataIds()
+    expect(() => tf.tidy(() => tf.slice(tf.ones([4, 5]), [0, 3], [4, 3]))).toThrow(/begin\[1\]/)
+    expect(wasm().numDataIds()).toBe(data)
+  })
+
+  for (const axis of [0, 1, 2, -1]) {
+    test(`splits along axis ${axis}`, async () => {
+      const shape = [4, 6, 8]
+      const values = randomValues(4 * 6 * 8)
+      for (const part of [0, 1]) {
+        await same(() => tf.split(tf.tensor(values, shape), 2, axis)[part]!)
+        const length = shape.at(axis)!
+        await same(() => tf.split(tf.tensor(values, shape), [1, length - 1], axis)[part]!)
+      }
+    })
+  }
+
+  test('strings', () => {
+    const part = tf.tidy(() => tf.slice(tf.tensor1d(['a', 'b', 'c']), 1, 2))
+    expect(part.dataSync()).toEqual(['b', 'c'])
+    part.dispose()
+  })
+
+  test('1,000 parts leave nothing behind', async () => {
+    const x = tf.ones([8, 16, 16])
+    await leaksNothing(() => {
+      tf.slice(x, [1, 2, 3], [2, 5, 7])
+      tf.split(x, 4, 1)
+    })
     x.dispose()
   })
 })

@@ -1,5 +1,6 @@
 /**
- * BatchMatMul through XNNPACK. tfjs reaches XNNPACK only for one untransposed product; everything else (every
+ * BatchMatMul through our own kernels, which take every transpose as it is. Where those are not to be had: through
+ * XNNPACK. tfjs reaches XNNPACK only for one untransposed product; everything else (every
  * gradient, all of attention) runs in a scalar loop. Here each product becomes untransposed ones on views of the
  * same memory, with transposes only where they pay.
  *
@@ -7,6 +8,7 @@
  * second shape, or changed in place, it gives wrong products. So every product gets fresh ids, and they are disposed
  * of at once, which frees the operator too.
  */
+import type { Kernels, Matrix } from '@lethe/kernels-wasm'
 import {
   type BatchMatMulAttrs,
   broadcast_util,
@@ -15,6 +17,7 @@ import {
   util,
 } from '@tensorflow/tfjs-core'
 import { offsetOf, type WasmBackend, withScratch } from './heap'
+import { kernelsOf } from './kernels'
 import { transposeMatrix } from './transpose'
 
 /** Nanoseconds, measured on one core by bench/matmul.mjs; only their ratios matter. */
@@ -79,6 +82,30 @@ function estimate({ rows, inner, columns, batch, left, right }: Product): number
     cost.product * batch * rows * inner * width +
     cost.transpose * transposed
   )
+}
+
+/** The products by our own kernels, into the heap from element `out` on: [batch, rows, columns]. */
+function multiplyByKernels(kernels: Kernels, product: Product, out: number): void {
+  const { rows, inner, columns, batch, left, right } = product
+  // One right operand for all: their rows are those of one tall product.
+  const fold = right.matrices === 1 && left.matrices === batch && left.plain
+  const calls = fold ? 1 : batch
+  const height = fold ? rows * batch : rows
+  for (let call = 0; call < calls; call++) {
+    kernels.multiply(
+      matrixAt(left, call, rows, inner),
+      matrixAt(right, call, inner, columns),
+      4 * (out + call * height * columns),
+      height,
+      columns,
+      inner,
+    )
+  }
+}
+
+function matrixAt(operand: Operand, product: number, height: number, width: number): Matrix {
+  const at = 4 * (operand.start + matrixOf(operand, product) * operand.size)
+  return operand.plain ? { at, rowStep: width, columnStep: 1 } : { at, rowStep: 1, columnStep: height }
 }
 
 /** Computes the products into the heap from element `out` on: [batch, rows, columns]. */
@@ -287,11 +314,11 @@ export function batchMatMul(stock: KernelFunc): KernelFunc {
     }
     const left = operand(backend, a, batchShape, transposeA)
     const right = operand(backend, b, batchShape, transposeB)
-    multiply(
-      backend,
-      { rows, inner: innerA, columns, batch: util.sizeFromShape(batchShape), left, right },
-      start,
-    )
+    const batch = util.sizeFromShape(batchShape)
+    const product = { rows, inner: innerA, columns, batch, left, right }
+    const kernels = kernelsOf(backend)
+    if (kernels !== undefined) multiplyByKernels(kernels, product, start)
+    else multiply(backend, product, start)
     return out
   }
 }

@@ -7,10 +7,14 @@ import {
   unregisterKernel,
 } from '@tensorflow/tfjs-core'
 import { BackendError } from '../errors'
+import { erf, exp } from './elementwise'
 import { gather } from './gather'
 import { identity } from './identity'
+import { registerKernelsFlag, setKernels } from './kernels'
 import { batchMatMul } from './matmul'
+import { reverse } from './reverse'
 import { unsortedSegmentSum } from './segment'
+import { slice, splitV } from './slice'
 import { sum } from './sum'
 import { transpose } from './transpose'
 
@@ -19,7 +23,12 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
   BatchMatMul: batchMatMul,
   Identity: identity,
   UnsortedSegmentSum: () => unsortedSegmentSum,
+  Erf: erf,
+  Exp: exp,
   GatherV2: gather,
+  Reverse: reverse,
+  Slice: slice,
+  SplitV: splitV,
   Sum: sum,
   Transpose: transpose,
 }
@@ -27,15 +36,21 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
 /** On a patched kernel, so that a second copy of this package sees it too. */
 const mark = Symbol.for('lethe.patched')
 
+export interface PatchOptions {
+  /** Compute with our own kernels (@lethe/kernels-wasm) where the engine can. Default true, or as it was set before. */
+  readonly kernels?: boolean | undefined
+}
+
 /**
- * Replaces kernels of tfjs's wasm backend: BatchMatMul (through XNNPACK in all cases, and right when data changes in
+ * Replaces kernels of tfjs's wasm backend: BatchMatMul (our own in all cases, or XNNPACK; right when data changes in
  * place or is used in two shapes), Identity (no copy), GatherV2 (right with batchDims, fast for rows),
- * UnsortedSegmentSum (missing there), Sum off the last axis and Transpose of matrices (faster). Before or after the backend starts; a second call changes nothing.
+ * UnsortedSegmentSum (missing there), and for speed Erf, Exp, Reverse, Slice, SplitV, Sum and Transpose. Before or
+ * after the backend starts; a second call changes nothing but what `options` say.
  *
  * @returns the names of the replaced kernels
  * @throws BackendError ('missing-package') where @tensorflow/tfjs-backend-wasm has not been imported
  */
-export function patchWasmBackend(): string[] {
+export function patchWasmBackend({ kernels }: PatchOptions = {}): string[] {
   if (getKernel('BatchMatMul', 'wasm') === undefined) {
     throw new BackendError(
       'missing-package',
@@ -44,6 +59,8 @@ export function patchWasmBackend(): string[] {
       "Import '@tensorflow/tfjs-backend-wasm' first, or call useBackend('wasm'), which does both.",
     )
   }
+  registerKernelsFlag()
+  if (kernels !== undefined) setKernels(kernels)
   for (const [kernelName, patch] of Object.entries(patches)) {
     const stock = getKernel(kernelName, 'wasm') as (KernelConfig & { [mark]?: true }) | undefined
     if (stock?.[mark]) continue

@@ -1,9 +1,10 @@
 /**
- * Sum over axes that are not the last: tfjs transposes first, slowly. Here rows are added to rows. The gradient of
- * every broadcast (a bias, shared weights) is such a sum.
+ * Sum over neighbouring axes. Where the last is not among them, tfjs transposes first, slowly: here rows are added to
+ * rows; the gradient of every broadcast (a bias, shared weights) is such a sum. Where it is, our own kernel sums lines.
  */
 import { backend_util, type KernelFunc, type SumAttrs, type TensorInfo, util } from '@tensorflow/tfjs-core'
 import { offsetOf, type WasmBackend } from './heap'
+import { kernelsOf } from './kernels'
 
 export function sum(stock: KernelFunc): KernelFunc {
   return (args) => {
@@ -16,22 +17,25 @@ export function sum(stock: KernelFunc): KernelFunc {
     const last = axes.at(-1) ?? 0
     const inner = util.sizeFromShape(x.shape.slice(last + 1))
     const neighbours = axes.length > 0 && axes.length === last - first + 1
-    // A short row costs more to begin than to add. A sum of nothing is 0; tfjs leaves its memory as it was.
-    if (!empty && (!neighbours || inner < 8)) return stock(args)
-
     const backend = args.backend as WasmBackend
+    const kernels = neighbours && inner === 1 ? kernelsOf(backend) : undefined
+    // A short row costs more to begin than to add. A sum of nothing is 0; tfjs leaves its memory as it was.
+    if (!empty && kernels === undefined && (!neighbours || inner < 8)) return stock(args)
+
     const [reduced] = backend_util.computeOutAndReduceShapes(x.shape, axes)
     const shape = keepDims ? backend_util.expandShapeToKeepDim(reduced, axes) : reduced
     const out = backend.makeOutput(shape, x.dtype)
     const heap = backend.wasm.HEAPF32
-    if (empty)
-      heap.fill(0, offsetOf(backend, out) / 4, offsetOf(backend, out) / 4 + util.sizeFromShape(shape))
     const outer = util.sizeFromShape(x.shape.slice(0, first))
     const rows = util.sizeFromShape(axes.map((one) => x.shape[one]!))
     let from = offsetOf(backend, x) / 4
     let to = offsetOf(backend, out) / 4
     if (empty) {
       heap.fill(0, to, to + util.sizeFromShape(shape)) // 0 has the same bits as a float and as an integer
+      return out
+    }
+    if (kernels !== undefined) {
+      kernels.sumLines(4 * from, 4 * to, rows, outer)
       return out
     }
     for (let block = 0; block < outer; block++) {

@@ -1,0 +1,47 @@
+/**
+ * Compiles assembly/ twice, with plain and with relaxed SIMD, and writes both modules into src/generated/modules.ts, so
+ * that no bundler and no program has to find a .wasm file.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import asc from 'assemblyscript/asc'
+import { inspect } from './inspect.mjs'
+
+const folder = fileURLToPath(new URL('..', import.meta.url))
+const flags = ['--runtime', 'stub', '--importMemory', '--noExportMemory', '-O3', '--converge', '--noAssert']
+// AS112: exported functions have vectors among their parameters; they are called inside the module alone.
+flags.push('--disableWarning', '112', '--enable', 'simd')
+
+/** @param {string[]} more */
+async function compile(more) {
+  /** @type {Uint8Array | undefined} */
+  let bytes
+  const writeFile = (/** @type {string} */ _name, /** @type {string | Uint8Array} */ contents) => {
+    bytes = /** @type {Uint8Array} */ (contents)
+  }
+  const { error, stderr } = await asc.main(
+    ['assembly/index.ts', '--baseDir', folder, '--outFile', 'module.wasm', ...flags, ...more],
+    { writeFile },
+  )
+  const messages = stderr.toString()
+  if (error || !bytes) throw new Error(messages || String(error))
+  if (messages) process.stderr.write(messages)
+  return bytes
+}
+
+const plain = await compile([])
+inspect(plain)
+const relaxed = await compile(['--enable', 'relaxed-simd'])
+inspect(relaxed)
+
+const text = (bytes) => `'${Buffer.from(bytes).toString('base64')}'`
+mkdirSync(`${folder}/src/generated`, { recursive: true })
+writeFileSync(
+  `${folder}/src/generated/modules.ts`,
+  [
+    '/** Made by tools/compile.mjs from assembly/: wasm modules in base64. */',
+    `export const plain = ${text(plain)}`,
+    `export const relaxed = ${text(relaxed)}`,
+    '',
+  ].join('\n'),
+)
