@@ -81,6 +81,7 @@ async function measureTraining(settings: Settings): Promise<TrainFigures> {
     await Promise.all([loss.data(), norm.data()])
     dispose([loss, norm])
     await decoder.afterUpdate()
+    memory = await decoder.compact(memory)
   }
   const times: number[] = []
   for (let index = -2; index < settings.steps; index++) {
@@ -176,7 +177,7 @@ async function benchDecode(given: Given): Promise<number> {
       const began = performance.now()
       const tokens = tensor1d([random.integer(vocabulary)], 'int32')
       const result = decoder.decode(tokens, memory)
-      memory = result.memory
+      memory = times.length % 64 === 63 ? await decoder.compactDecoding(result.memory) : result.memory
       await result.logits.data()
       dispose([tokens, result.logits])
       times.push(performance.now() - began)
