@@ -31,8 +31,15 @@ import {
   transpose,
   zeros,
 } from '@tensorflow/tfjs-core'
-import { type AttentionGroup, attend } from './attention/attend'
-import { type DistanceKeys, rotaryAngles, rotaryAnglesOfAges, rotate } from './attention/positions'
+import { attend } from './attention/attend'
+import {
+  type DistanceKeys,
+  distanceRows,
+  rotaryAngles,
+  rotaryAnglesOfAges,
+  rotate,
+} from './attention/positions'
+import type { AttentionGroup } from './attention/request'
 import type { ResolvedConfig } from './config'
 import { MemoryError } from './errors'
 import {
@@ -448,10 +455,9 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     farthest: condensed && recall.exempt ? Number.POSITIVE_INFINITY : oldestAge(layer, before.most),
     valid: now.valid,
     ...(recall.exempt && { exempt: recall.exempt }),
-    ...(table && { positions: table }),
   }
   const queries = project('attention.query')
-  const beside = condensed && condensedGroup(layer, condensed, arena, held, pass.step, table)
+  const beside = condensed && condensedGroup(layer, condensed, arena, held, pass.step)
   const {
     context: attention,
     mass,
@@ -460,7 +466,7 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     queries: turn(queries),
     keys: beside ? concat([nextKeys, beside.keys], 3) : nextKeys,
     values: beside ? concat([nextValues, beside.values], 3) : nextValues,
-    groups: beside ? [group, beside.group] : [group],
+    groups: [group, ...(beside ? [beside.group] : [])].map((each) => placed(each, table)),
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
     ...attentionConstants(config, info, weights, queries),
@@ -488,6 +494,12 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   }
 }
 
+/** A group with the keys of its distances from the present step. */
+function placed(group: AttentionGroup, keys: DistanceKeys | undefined): AttentionGroup {
+  const positions = keys && distanceRows(keys, group, 1)
+  return positions ? { ...group, positions } : group
+}
+
 /** The condensed slots: the newest follows the oldest of the arena. */
 function condensedGroup(
   layer: DecodeLayer,
@@ -495,7 +507,6 @@ function condensedGroup(
   arena: NamedTensors,
   held: number,
   step: number,
-  positions: DistanceKeys | undefined,
 ) {
   const first = held + capacity - 1
   const keys = arena['condensed.keys']!
@@ -505,7 +516,6 @@ function condensedGroup(
     nearest: 0,
     farthest: Number.POSITIVE_INFINITY,
     valid: arena['condensed.valid'] as Tensor2D,
-    ...(positions && { positions }),
   }
   // Their distances jump when slots are condensed, so they are turned anew at each step.
   const steps = Array.from({ length: capacity }, (_, slot) => step - first + slot)

@@ -9,15 +9,17 @@ import {
   type Tensor2D,
   type Tensor3D,
 } from '@tensorflow/tfjs-core'
-import { type AttentionGroup, type AttentionRequest, attend, attendByContent } from './attention/attend'
+import { attend, attendByContent } from './attention/attend'
 import {
   type DistanceKeys,
+  distanceRows,
   learnedKeys,
   rotaryAngles,
   rotaryAnglesOfAges,
   rotate,
   sinusoidalKeys,
 } from './attention/positions'
+import type { AttentionGroup, AttentionRequest } from './attention/request'
 import type { ResolvedConfig } from './config'
 import { ConfigError } from './errors'
 import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup, SlotPiece } from './method'
@@ -193,15 +195,18 @@ function attentionRequest(
     return rotate(keys, anglesOf(group, keys.shape[3]!, info.headSize))
   }
   const dropout = pass.dropout('attention')
+  const keys = rotary ? joinSlots(groups.map(turnedKeys)) : project(pieces, 'attention.key')
+  const [batch, heads, , slots] = keys.shape as [number, number, number, number]
+  const block = queries.shape[3]!
   return {
-    queries: rotary ? rotate(queries, rotaryAngles(range(queries.shape[3]!), info.headSize)) : queries,
-    keys: rotary ? joinSlots(groups.map(turnedKeys)) : project(pieces, 'attention.key'),
+    queries: rotary ? rotate(queries, rotaryAngles(range(block), info.headSize)) : queries,
+    keys,
     values: project(pieces, 'attention.value'),
-    groups: groups.map((group) => attentionGroup(pass.config, info, weights, group)),
+    groups: groups.map((group) => attentionGroup(pass.config, info, weights, group, block)),
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
     ...attentionConstants(pass.config, info, weights, queries),
-    ...(dropout && { dropout }),
+    ...(dropout && { dropout: dropout([batch, heads, block, slots]) }),
   }
 }
 
@@ -249,17 +254,19 @@ function attentionGroup(
   info: LayerInfo,
   weights: LayerWeights,
   group: SlotGroup,
+  block: number,
 ): AttentionGroup {
-  const positions = distanceKeys(config, info, weights, group.beyond)
-  return {
+  const keys = distanceKeys(config, info, weights, group.beyond)
+  const placed = {
     slots: group.pieces.reduce((sum, { hidden }) => sum + hidden.shape[1], 0),
     distance: group.distance,
     nearest: group.window?.nearest ?? (info.attendSelf ? 0 : 1),
     farthest: group.window?.farthest ?? Number.POSITIVE_INFINITY,
     ...(group.valid && { valid: group.valid }),
     ...(group.exempt && { exempt: group.exempt }),
-    ...(positions && { positions }),
   }
+  const positions = keys && distanceRows(keys, placed, block)
+  return positions ? { ...placed, positions } : placed
 }
 
 /** Rotation of a group's keys: positions relative to the block's first step. */

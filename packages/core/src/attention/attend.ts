@@ -31,50 +31,39 @@ import {
   transpose,
   zeros,
 } from '@tensorflow/tfjs-core'
-import type { Outcome, Term } from '../method'
-import { stopGradient } from '../ops/differentiable'
+import type { NamedTensors, Term } from '../method'
+import { differentiableAll, stopGradient } from '../ops/differentiable'
 import { matMul } from '../ops/matmul'
-import { distances, type GroupGeometry, masked, windowMask } from './distance'
-import { type DistanceKeys, positionLogits } from './positions'
+import { distances, masked, windowMask } from './distance'
+import { positionLogits } from './positions'
+import { type AttentionGroup, type AttentionRequest, type AttentionResult, takeApart } from './request'
 
-export interface AttentionGroup extends GroupGeometry {
-  /** [batch, slots], 1 where a slot exists; absent if all do. */
-  readonly valid?: Tensor2D
-  /** [batch, slots], 1 where neither terms nor (of scattered slots) `farthest` apply; absent if nowhere. */
-  readonly exempt?: Tensor2D
-  /** Keys of relative distances, absent where the group has no positional term. */
-  readonly positions?: DistanceKeys
+/** What a fused kernel leaves behind: the results, and what its own backward pass wants to see again. */
+export interface FusedResult extends AttentionResult {
+  /** Small against queries × slots: a row's maximum and sum, say. */
+  readonly kept?: readonly Tensor[]
 }
 
-export interface AttentionRequest {
-  /** [batch, heads, headSize, block], neither scaled nor biased. */
-  readonly queries: Tensor
-  /** [batch, heads, headSize, slots] of all groups in order. */
-  readonly keys: Tensor
-  readonly values: Tensor
-  /** 1 / √headSize. */
-  readonly scale: number
-  readonly groups: readonly AttentionGroup[]
-  readonly terms: readonly Term[]
-  /** Transformer-XL's u and v: added to the queries of the content and of the positional part [heads, headSize]. */
-  readonly queryBias?: { readonly content: Tensor; readonly position: Tensor }
-  /**
-   * Persistent slots of the all-attention layer: [heads, headSize, slots], attended to by all, never masked. They have
-   * no position, so `queries` are those that rotary positions have not turned; default: the others.
-   */
-  readonly persistent?: { readonly queries?: Tensor; readonly keys: Tensor; readonly values: Tensor }
-  /** Makes a dropout mask for the attention weights. */
-  readonly dropout?: (shape: readonly number[]) => Tensor
-  readonly wants: { readonly mass?: boolean; readonly selection?: boolean }
-}
-
-export interface AttentionResult extends Pick<Outcome, 'mass' | 'selection'> {
+/** Gradients of the results that have any. */
+export interface ResultGradients {
   /** [batch, heads, headSize, block] */
   readonly context: Tensor
+  /** Where `wants.selection`. */
+  readonly during?: Tensor3D
+  readonly after?: Tensor2D
 }
 
-/** A fused attention. Returns null for requests it does not cover; they go to the plain operations. */
-export type AttentionKernel = (request: AttentionRequest) => AttentionResult | null
+/** Attention of a backend's own, forward and backward, in which no queries × slots tensor is kept. */
+export interface AttentionKernel {
+  /** Whether it takes this request; others go to the plain operations. */
+  covers(request: AttentionRequest): boolean
+  forward(request: AttentionRequest): FusedResult
+  /**
+   * @param result what `forward` gave for the same request
+   * @returns a gradient for each tensor of `takeApart(request).learning`, by its name
+   */
+  backward(request: AttentionRequest, result: FusedResult, gradients: ResultGradients): NamedTensors
+}
 
 const kernels = new Map<string, AttentionKernel>()
 
@@ -86,7 +75,55 @@ export function setAttentionKernel(backend: string, kernel: AttentionKernel | nu
 
 /** Attention by the backend's fused kernel where there is one for this request, else by plain operations. */
 export function attend(request: AttentionRequest): AttentionResult {
-  return kernels.get(getBackend())?.(request) ?? attendPlain(request)
+  checkSpans(request)
+  const kernel = kernels.get(getBackend())
+  return kernel?.covers(request) ? attendFused(kernel, request) : attendPlain(request)
+}
+
+function checkSpans({ queries, terms }: AttentionRequest): void {
+  const heads = queries.shape[1]!
+  for (const term of terms)
+    if (term.kind === 'head-span' && term.span.rank !== 3 && term.span.size !== 1 && term.span.size !== heads)
+      throw new RangeError(`a head-span term needs 1 or ${heads} spans, not ${term.span.size}`)
+}
+
+/** Records a kernel's backward pass as the gradient of its forward pass. */
+function attendFused(kernel: AttentionKernel, request: AttentionRequest): AttentionResult {
+  const parts = takeApart(request)
+  const learning = Object.keys(parts.learning)
+  const names = [...learning, ...Object.keys(parts.constant)]
+  const tensors = Object.values({ ...parts.learning, ...parts.constant })
+  const selects = request.wants.selection && request.terms.some(({ kind }) => kind === 'selection')
+  const results = differentiableAll(
+    Object.values(parts.learning),
+    (save) => {
+      const { context, mass, selection, kept = [] } = kernel.forward(request)
+      const results = [context, selection?.during, selection?.after, mass].filter((x) => x !== undefined)
+      save([...tensors, ...results, ...kept])
+      return results
+    },
+    (dys, saved) => {
+      const again = parts.with(Object.fromEntries(names.map((name, index) => [name, saved[index]!])))
+      const rest = saved.slice(names.length)
+      const gradients = kernel.backward(
+        again,
+        { ...named(rest.slice(0, dys.length)), kept: rest.slice(dys.length) },
+        { context: dys[0]!, ...named(dys).selection },
+      )
+      return learning.map((name) => gradients[name]!)
+    },
+  )
+  const named = ([context, ...others]: readonly Tensor[]): AttentionResult => {
+    const [during, after] = selects ? others.splice(0, 2) : []
+    const [mass] = others
+    return {
+      context: context!,
+      ...(mass && { mass: mass as Tensor2D }),
+      ...(during && { selection: { during: during as Tensor3D, after: after as Tensor2D } }),
+    }
+  }
+  const { mass, ...result } = named(results)
+  return mass ? { ...result, mass: stopGradient(mass) } : result
 }
 
 /** Attention in plain, differentiable operations. */
@@ -102,14 +139,7 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
   let logits = content // [batch, heads, block, slots]
   const positional = joinGroups(
     groups.map((group) =>
-      group.positions
-        ? positionLogits(
-            biased(request.queryBias?.position),
-            group.positions,
-            // What is exempt of `farthest` has a position there, too.
-            group.exempt ? { ...group, farthest: Number.POSITIVE_INFINITY } : group,
-          )
-        : null,
+      group.positions ? positionLogits(biased(request.queryBias?.position), group.positions, group) : null,
     ),
     groups,
     [content.shape[0]!, content.shape[1]!, block],
@@ -122,7 +152,7 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
   if (selected) logits = sub(logits, selected.penalty)
   for (const term of terms)
     if (term.kind === 'bias') logits = add(logits, exempt ? mul(term.bias, sub(1, exempt)) : term.bias)
-  let strength = strengthOf(terms, groups, block, request.queries.shape[1]!)
+  let strength = strengthOf(terms, groups, block)
   if (strength && exempt) strength = add(mul(strength, sub(1, exempt)), exempt)
   if (strength) {
     // Zero, not only far below the rest: a query to whom all is forgotten must not see what it may not attend to.
@@ -152,8 +182,8 @@ export function attendPlain(request: AttentionRequest): AttentionResult {
     if (persistentWeights) persistentWeights = div(persistentWeights, total)
   }
 
-  const mass = wants.mass ? massOf(weights) : undefined
-  if (request.dropout) weights = mul(weights, request.dropout(weights.shape))
+  const mass = wants.mass ? massOf(stopGradient(weights)) : undefined
+  if (request.dropout) weights = mul(weights, request.dropout)
   let context = matMul(values, weights, { transposeB: true })
   if (persistent && persistentWeights) {
     const valuesOfAll = reshape(persistent.values, [1, ...persistent.values.shape])
@@ -224,12 +254,7 @@ function joinExempt(groups: readonly AttentionGroup[]): Tensor | null {
 const allowedBy = (forbidden: Tensor) => cast(greater(forbidden, masked / 2), 'float32')
 
 /** The product of all ramps m, broadcastable to [batch, heads, block, slots]; null where no term has one. */
-function strengthOf(
-  terms: readonly Term[],
-  groups: readonly AttentionGroup[],
-  block: number,
-  heads: number,
-): Tensor | null {
+function strengthOf(terms: readonly Term[], groups: readonly AttentionGroup[], block: number): Tensor | null {
   let strength: Tensor | null = null
   let distance: Tensor | null = null
   for (const term of terms) {
@@ -242,8 +267,6 @@ function strengthOf(
     } else {
       const perQuery = term.span.rank === 3
       const shape = perQuery ? [...term.span.shape, 1] : [1, term.span.size, 1, 1]
-      if (!perQuery && term.span.size !== 1 && term.span.size !== heads)
-        throw new RangeError(`a head-span term needs 1 or ${heads} spans, not ${term.span.size}`)
       reach = add(reshape(term.span, shape), groups[0]!.nearest)
     }
     const ramp = clipByValue(add(mul(sub(reach, distance), 1 / term.ramp), 1), 0, 1)

@@ -6,8 +6,8 @@ import { ConfigError } from '../errors'
 import { Random } from '../random'
 import { drawn, largestDifference, toTensor } from '../testing/oracle'
 import {
+  distanceRows,
   learnedKeys,
-  positionLogits,
   rotaryAngles,
   rotaryAnglesOfAges,
   rotate,
@@ -70,7 +70,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
         nearest: 0,
         farthest: infinity,
       } as const
-      expect(() => positionLogits(toTensor(drawn(random, [1, 1, 2, 1])), keys, group)).toThrow(ConfigError)
+      expect(() => distanceRows(keys, group, 1)).toThrow(ConfigError)
     })
   })
 
@@ -83,7 +83,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
         nearest: 0,
         farthest: infinity,
       } as const
-      expect(positionLogits(toTensor(drawn(random, [1, 1, 1, 1])), keys, group)).toBe(null)
+      expect(distanceRows(keys, group, 1)).toBe(null)
     })
   })
 

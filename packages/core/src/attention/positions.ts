@@ -31,6 +31,7 @@ import { ConfigError } from '../errors'
 import { indicator } from '../ops/indicator'
 import { matMul } from '../ops/matmul'
 import { distanceRange, type GroupGeometry, skew } from './distance'
+import type { DistanceRows } from './request'
 
 /** Keys of distances: what a query is multiplied with to score how far away a slot is. */
 export interface DistanceKeys {
@@ -107,48 +108,72 @@ function sinusoids(distances: readonly number[], width: number): Float32Array {
 }
 
 /**
- * The positional part of the logits of one group.
- * @param queries [batch, heads, headSize, block], scaled
- * @returns [batch, heads, block, slots], or null where no distance of the group has a position
+ * The keys of all distances that a group can meet within its window.
+ * @returns null where none of them has a position
+ * @throws ConfigError where scattered slots may have any age and every age has a key of its own
  */
-export function positionLogits(queries: Tensor, keys: DistanceKeys, group: GroupGeometry): Tensor | null {
-  const [batch, heads, , block] = queries.shape as [number, number, number, number]
-  const { distance, slots } = group
-  const byDistance = (low: number, high: number) => {
-    const rows = keys.rows(low, high)
-    const product = matMul(queries, reshape(rows, [1, ...rows.shape]), {
-      transposeA: true,
-      transposeB: !keys.featureMajor,
-    })
-    return reshape(product, [batch * heads, block, high - low + 1])
-  }
-  const reach = (high: number) => (keys.beyond === 'clamp' ? high : Math.min(high, keys.farthest))
-
+export function distanceRows(
+  keys: DistanceKeys,
+  group: GroupGeometry & { readonly exempt?: Tensor },
+  block: number,
+): DistanceRows | null {
+  const { distance } = group
+  // What is exempt of `farthest` has a position there, too.
+  const farthest = group.exempt ? Number.POSITIVE_INFINITY : group.farthest
+  const { featureMajor, beyond, nearest } = keys
+  const reach = (high: number) => (beyond === 'clamp' ? high : Math.min(high, keys.farthest))
+  const between = (low: number, high: number): DistanceRows => ({
+    rows: keys.rows(low, high),
+    featureMajor,
+    low,
+    high,
+    beyond,
+  })
   if (distance.kind === 'contiguous') {
-    const range = distanceRange(group, block)
-    const low = Math.max(range.low, keys.nearest)
+    const range = distanceRange({ ...group, farthest }, block)
+    const low = Math.max(range.low, nearest)
     const high = reach(range.high)
-    if (high < low) return null
-    const skewed = skew(byDistance(low, high), distance.first, distance.queriesPerStep ?? 1, low, high, slots)
-    return reshape(skewed, [batch, heads, block, slots])
+    return high < low ? null : between(low, high)
   }
-
-  // Scattered survivors: as if every age were there; then each slot picks its own by a product with one-hot rows.
-  if (keys.beyond === 'none' && (distance.youngest ?? 0) > keys.farthest) return null
-  const oldest = Math.min(keys.farthest, group.farthest)
+  if (beyond === 'none' && (distance.youngest ?? 0) > keys.farthest) return null
+  const oldest = Math.min(keys.farthest, farthest)
   if (!Number.isFinite(oldest))
     throw new ConfigError(
       'positions of scattered slots need a farthest distance: set `farthestPosition`, or use rotary or learned positions',
       { farthest: oldest },
     )
-  const youngest = keys.nearest - block + 1
-  const high = reach(oldest + block - 1)
-  const ages = oldest - youngest + 1
-  const byAge = skew(byDistance(keys.nearest, high), oldest, 1, keys.nearest, high, ages)
+  return between(nearest, reach(oldest + block - 1))
+}
+
+/**
+ * The positional part of the logits of one group.
+ * @param queries [batch, heads, headSize, block], scaled
+ * @returns [batch, heads, block, slots]
+ */
+export function positionLogits(queries: Tensor, positions: DistanceRows, group: GroupGeometry): Tensor {
+  const [batch, heads, , block] = queries.shape as [number, number, number, number]
+  const { distance, slots } = group
+  const { rows, low, high } = positions
+  const product = matMul(queries, reshape(rows, [1, ...rows.shape]), {
+    transposeA: true,
+    transposeB: !positions.featureMajor,
+  })
+  const byDistance = reshape(product, [batch * heads, block, high - low + 1])
+  if (distance.kind === 'contiguous') {
+    const skewed = skew(byDistance, distance.first, distance.queriesPerStep ?? 1, low, high, slots)
+    return reshape(skewed, [batch, heads, block, slots])
+  }
+
+  // Scattered survivors: as if every age were there; then each slot picks its own by a product with one-hot rows.
+  const clamped = positions.beyond === 'clamp'
+  const oldest = clamped ? high - block + 1 : high
+  const youngest = low - block + 1
+  const byAge = skew(byDistance, oldest, 1, low, high, oldest - youngest + 1)
   const age = cast(distance.age, 'int32')
-  const column = cast(sub(oldest, keys.beyond === 'clamp' ? minimum(age, oldest) : age), 'int32')
+  const column = cast(sub(oldest, clamped ? minimum(age, oldest) : age), 'int32')
   if (block === 1) return pickRows(byAge, column as Tensor2D, batch, heads)
   // Heads count as queries: tfjs cannot broadcast an inner batch axis (it takes batches modulo).
+  const ages = oldest - youngest + 1
   const queriesOfStream = reshape(byAge, [batch, heads * block, ages])
   const picked = matMul(queriesOfStream, indicator(column, ages), { transposeB: true, constant: 'b' })
   return reshape(picked, [batch, heads, block, slots])

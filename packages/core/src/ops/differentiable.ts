@@ -1,5 +1,5 @@
 /** An operation with a backward pass of its own. */
-import { clone, customGrad, type GradSaveFunc, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import { clone, customGrad, engine, type GradSaveFunc, type Tensor, tidy } from '@tensorflow/tfjs-core'
 
 /**
  * Runs `forward` and records `backward` as its gradient. `backward` gets the gradient of the result and the tensors
@@ -19,6 +19,35 @@ export function differentiable(
       return gradients
     },
   }))(...inputs)
+}
+
+/** What tfjs's customGrad calls, which takes but one result; its type is private. */
+interface Engine {
+  runKernelFunc(params: {
+    readonly inputs: Readonly<Record<string, Tensor>>
+    readonly forwardFunc: (backend: unknown, save: GradSaveFunc) => Tensor[]
+    readonly backwardsFunc: (dys: Tensor | Tensor[], saved: Tensor[]) => Record<string, () => Tensor>
+  }): Tensor[]
+}
+
+/**
+ * `differentiable` for several results. A result that nothing was made of has zeros for its gradient.
+ * Constants among the results must be made so by the caller (`stopGradient`).
+ */
+export function differentiableAll(
+  inputs: readonly Tensor[],
+  forward: (save: GradSaveFunc) => Tensor[],
+  backward: (dys: readonly Tensor[], saved: Tensor[]) => readonly Tensor[],
+): Tensor[] {
+  return (engine() as unknown as Engine).runKernelFunc({
+    inputs: Object.fromEntries(inputs.map((input, index) => [index, input])),
+    forwardFunc: (_, save) => forward(save),
+    backwardsFunc: (dys, saved) => {
+      const gradients = tidy(() => backward(Array.isArray(dys) ? dys : [dys], saved) as Tensor[])
+      for (const tensor of saved) tensor.dispose()
+      return Object.fromEntries(gradients.map((gradient, index) => [index, () => gradient]))
+    },
+  })
 }
 
 /**

@@ -6,8 +6,8 @@
  * and the same request as tensors, so that both see the same numbers. Slow and short on purpose.
  */
 import { type Tensor, type Tensor2D, tensor } from '@tensorflow/tfjs-core'
-import type { AttentionRequest } from '../attention/attend'
-import { learnedKeys, sinusoidalKeys } from '../attention/positions'
+import { distanceRows, learnedKeys, sinusoidalKeys } from '../attention/positions'
+import type { AttentionGroup, AttentionRequest } from '../attention/request'
 import type { Term } from '../method'
 import { Random } from '../random'
 
@@ -183,29 +183,33 @@ export function requestOf(
     values: get('values'),
     scale: 1 / Math.sqrt(size),
     groups: given.groups.map(
-      ({ slots, distance, nearest, farthest = Number.POSITIVE_INFINITY, ...group }) => ({
-        slots,
-        nearest,
-        farthest,
-        distance:
-          'age' in distance
-            ? {
-                kind: 'scattered',
-                age: tensor(distance.age as number[][], [distance.age.length, slots], 'int32') as Tensor2D,
-              }
-            : { kind: 'contiguous', ...distance },
-        ...(group.valid && {
-          valid: tensor(group.valid as number[][], [group.valid.length, slots]) as Tensor2D,
-        }),
-        ...(positions && group.positions !== false && { positions: keysOf() }),
-      }),
+      ({ slots, distance, nearest, farthest = Number.POSITIVE_INFINITY, ...group }) => {
+        const placed: AttentionGroup = {
+          slots,
+          nearest,
+          farthest,
+          distance:
+            'age' in distance
+              ? {
+                  kind: 'scattered',
+                  age: tensor(distance.age as number[][], [distance.age.length, slots], 'int32') as Tensor2D,
+                }
+              : { kind: 'contiguous', ...distance },
+          ...(group.valid && {
+            valid: tensor(group.valid as number[][], [group.valid.length, slots]) as Tensor2D,
+          }),
+        }
+        const rows =
+          positions && group.positions !== false ? distanceRows(keysOf(), placed, given.block) : null
+        return rows ? { ...placed, positions: rows } : placed
+      },
     ),
     terms,
     ...(inputs.content && { queryBias: { content: get('content'), position: get('position') } }),
     ...(inputs.persistentKeys && {
       persistent: { keys: get('persistentKeys'), values: get('persistentValues') },
     }),
-    ...(inputs.dropout && { dropout: () => get('dropout') }),
+    ...(inputs.dropout && { dropout: get('dropout') }),
     wants: { mass: true, selection: true },
   }
 }
