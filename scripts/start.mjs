@@ -7,5 +7,5 @@ await main(async () => {
   const environment = await prepare({ only: '@lethe/cli' })
   const preload = pathToFileURL(join(root, 'scripts/one-interrupt.mjs')).href
   const command = join(root, 'apps/cli/dist/main.js')
-  return run(['--import', preload, command, 'demo', ...process.argv.slice(2)], environment)
+  return run(['--import', preload, command, 'compare', ...process.argv.slice(2)], environment)
 })

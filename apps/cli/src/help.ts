@@ -46,6 +46,27 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       ['lethe generate runs/book --temperature 0.7 --top-p 0.9 --seed 3', ''],
     ],
   },
+  compare: {
+    summary: 'which method, with what memory, for this text',
+    usage: 'lethe compare [--data PATH] [options]\n       lethe compare --resume FOLDER',
+    details:
+      'Trains every method with every budget and seed, then measures each alone. --span is how far back expire-span and\n' +
+      'selective may look, which hold no window (default: 4 x the largest budget). The folder (default: runs/compare-N) gets\n' +
+      'results.json and report.html, and the runs, which are ordinary ones. Ctrl-C saves; --resume goes on.',
+    examples: [
+      ['lethe compare', 'all methods, small, on a text that is already installed'],
+      ['lethe compare --data book.txt --methods fixed-span,selective --budgets 32,64,128 --seeds 0,1,2', ''],
+      ['lethe compare --resume runs/compare-1', 'go on where it was interrupted'],
+    ],
+  },
+  measure: {
+    summary: 'what a trained model remembers, and what that costs',
+    usage: 'lethe measure FOLDER [options]',
+    details:
+      'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Bits per byte by how much was read before,\n' +
+      'slots over time, spans by layer and head, bytes and times, on the validation part of the run’s own text.',
+    examples: [['lethe measure runs/book', '']],
+  },
   bench: {
     summary: 'measure training steps or decoding',
     usage: 'lethe bench train [options]\n       lethe bench decode [--contexts N,N,…] [options]',
@@ -90,7 +111,7 @@ export function generalHelp(): string {
     ...commandNames.map((name) => `  ${name.padEnd(width)}  ${commandHelp[name].summary}`),
     '',
     'Examples:',
-    '  lethe demo',
+    '  lethe compare --data book.txt',
     '  lethe train --data book.txt --out runs/book',
     '  lethe generate runs/book --prompt "It was"',
     '',
@@ -115,7 +136,9 @@ export function helpOf(command: CommandName, defaults: Readonly<Record<string, u
       if (option.group !== group) continue
       const value = defaults[name] ?? option.default
       const many =
-        option.kind === 'choice' && option.choices.length > 4 ? `: ${option.choices.join(', ')}` : ''
+        option.kind === 'choices' || (option.kind === 'choice' && option.choices.length > 4)
+          ? `: ${option.choices.join(', ')}`
+          : ''
       const text = `${option.help}${many}${value === undefined ? '' : ` (${value})`}`
       const start = left.get(name)!
       if (start.length > width) lines.push(start, `${' '.repeat(width)}  ${text}`)

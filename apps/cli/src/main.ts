@@ -3,11 +3,14 @@
 import { BackendError, disposeBackend } from '@lethe/backends'
 import { LetheError } from '@lethe/core'
 import { benchCommand, benchDefaults } from './commands/bench'
+import { compareCommand } from './commands/compare'
 import { demoCommand, demoDefaults } from './commands/demo'
 import { doctorCommand } from './commands/doctor'
 import { evalCommand } from './commands/eval'
 import { generateCommand } from './commands/generate'
+import { measureCommand } from './commands/measure'
 import { trainCommand } from './commands/train'
+import { compareDefaults } from './compare/plan'
 import { UsageError } from './errors'
 import { generalHelp, helpOf } from './help'
 import { type CommandLine, type CommandName, commandNames, parseCommandLine, suggestion } from './options'
@@ -16,18 +19,21 @@ const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<numb
   train: trainCommand,
   eval: evalCommand,
   generate: generateCommand,
+  compare: compareCommand,
+  measure: measureCommand,
   bench: benchCommand,
   doctor: doctorCommand,
   demo: demoCommand,
 }
 
 const defaults: Readonly<Partial<Record<CommandName, Readonly<Record<string, unknown>>>>> = {
+  compare: compareDefaults as Readonly<Record<string, unknown>>,
   bench: benchDefaults,
   demo: demoDefaults,
 }
 
 /** Commands that take something beside options. */
-const withPositionals: readonly CommandName[] = ['eval', 'generate', 'bench']
+const withPositionals: readonly CommandName[] = ['eval', 'generate', 'measure', 'bench']
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args

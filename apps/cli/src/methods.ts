@@ -53,6 +53,8 @@ interface MethodEntry {
   readonly factory: MethodFactories[string]
   /** Which of `methodOptionNames` it takes. */
   readonly options: readonly MethodOptionName[]
+  /** The options with which it holds about so many slots, and may reach back `reach` steps where its slots let it. */
+  readonly withBudget: (slots: number, reach: number) => Partial<MethodSettings>
   /** Distances in a learned table of positions, where the method's reach is not what the authors give positions to. */
   readonly learnedDistances?: (settings: MethodSettings) => number
 }
@@ -64,12 +66,18 @@ const given = <T extends object>(fields: T) =>
   }
 
 export const methods: Readonly<Record<string, MethodEntry>> = {
-  'fixed-span': { factory: fixedSpan, options: [], create: ({ span }) => fixedSpan({ span }) },
+  'fixed-span': {
+    factory: fixedSpan,
+    options: [],
+    create: ({ span }) => fixedSpan({ span }),
+    withBudget: (slots) => ({ span: slots }),
+  },
   'expire-span': {
     factory: expireSpan,
     options: ['ramp', 'span-penalty', 'shorten', 'budget'],
     create: ({ span, ramp, budget, shorten, 'span-penalty': penalty }) =>
       expireSpan({ maxSpan: span, ...given({ ramp, penalty, budget, shorten }) }),
+    withBudget: (slots, reach) => ({ span: reach, budget: slots }),
     // As the authors': memories older than a block have no position.
     learnedDistances: ({ block, span }) => Math.min(block, span),
   },
@@ -78,6 +86,8 @@ export const methods: Readonly<Record<string, MethodEntry>> = {
     options: ['ramp', 'span-penalty', 'dynamic'],
     create: ({ span, ramp, dynamic, 'span-penalty': penalty }) =>
       adaptiveSpan({ maxSpan: span, ...given({ ramp, penalty, dynamic }) }),
+    // Its slots are its longest span; what the others need is for the spans to learn.
+    withBudget: (slots) => ({ span: slots }),
   },
   compressive: {
     factory: compressive,
@@ -95,6 +105,8 @@ export const methods: Readonly<Record<string, MethodEntry>> = {
         compressed,
         ...(given({ compression, loss }) as Partial<Parameters<typeof compressive>[0]>),
       }),
+    // Half of the slots as they were, half compressed.
+    withBudget: (slots) => ({ span: Math.ceil(slots / 2), compressed: Math.max(1, Math.floor(slots / 2)) }),
     // Distances count slots there: compressed ones, the memory with its remainder, the block.
     learnedDistances: ({ span, rate = 4, compressed = Math.ceil(span / rate), block }) =>
       compressed + span + rate - 1 + block,
@@ -104,6 +116,7 @@ export const methods: Readonly<Record<string, MethodEntry>> = {
     options: ['budget', 'memory-loss'],
     create: ({ span, budget, 'memory-loss': memoryLoss }) =>
       selective({ span, ...given({ budget, memoryLoss }) }),
+    withBudget: (slots, reach) => ({ span: reach, budget: slots }),
     learnedDistances: ({ span }) => span + 1,
   },
 }

@@ -9,13 +9,23 @@ import { optimizerNames, scheduleNames } from '@lethe/trainer'
 import { UsageError } from './errors'
 import { methods } from './methods'
 
-export const commandNames = ['train', 'eval', 'generate', 'bench', 'doctor', 'demo'] as const
+export const commandNames = [
+  'train',
+  'eval',
+  'generate',
+  'compare',
+  'measure',
+  'bench',
+  'doctor',
+  'demo',
+] as const
 export type CommandName = (typeof commandNames)[number]
 
 type Kind =
   | { readonly kind: 'flag' }
   | { readonly kind: 'text'; readonly placeholder: string; readonly many?: boolean }
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
+  | { readonly kind: 'choices'; readonly choices: readonly string[] }
   | { readonly kind: 'whole'; readonly least: number }
   | {
       readonly kind: 'number'
@@ -35,8 +45,9 @@ export type Option = Kind & {
   readonly hidden?: boolean
 }
 
-const trains = ['train', 'demo'] as const
-const builds = ['train', 'demo', 'bench'] as const
+const single = ['train', 'demo', 'bench'] as const
+const trains = ['train', 'demo', 'compare'] as const
+const builds = [...single, 'compare'] as const
 const model = { group: 'Model', commands: builds } as const
 const memory = { group: 'Memory', commands: builds } as const
 const training = { group: 'Training', commands: trains } as const
@@ -71,6 +82,7 @@ const table = {
 
   method: {
     ...memory,
+    commands: single,
     kind: 'choice',
     choices: Object.keys(methods),
     default: 'fixed-span',
@@ -132,7 +144,7 @@ const table = {
 
   data: {
     ...training,
-    commands: ['train', 'demo', 'eval'],
+    commands: [...trains, 'eval'],
     kind: 'text',
     placeholder: 'PATH',
     many: true,
@@ -148,10 +160,10 @@ const table = {
   out: { ...training, kind: 'text', placeholder: 'FOLDER', help: 'new folder for checkpoints and metrics' },
   resume: {
     ...training,
-    commands: ['train'],
+    commands: ['train', 'compare'],
     kind: 'text',
     placeholder: 'FOLDER',
-    help: 'go on with the run in this folder, or from one of its checkpoints',
+    help: 'go on with what is in this folder; train: or from one of its checkpoints',
   },
   steps: { ...training, commands: builds, kind: 'whole', least: 1, default: 1000, help: 'updates in all' },
   batch: {
@@ -213,7 +225,7 @@ const table = {
   },
   'valid-batch': {
     ...training,
-    commands: ['train', 'demo', 'eval'],
+    commands: [...trains, 'eval', 'measure'],
     kind: 'whole',
     least: 1,
     default: 8,
@@ -266,6 +278,46 @@ const table = {
     help: 'only the likeliest tokens that together have this probability',
   },
 
+  methods: {
+    group: 'Comparing',
+    commands: ['compare'],
+    kind: 'choices',
+    choices: Object.keys(methods),
+    default: 'all',
+    help: 'what is compared',
+  },
+  budgets: {
+    group: 'Comparing',
+    commands: ['compare'],
+    kind: 'wholes',
+    least: 1,
+    default: '64',
+    help: 'slots per layer that each method may hold',
+  },
+  seeds: {
+    group: 'Comparing',
+    commands: ['compare'],
+    kind: 'wholes',
+    least: 0,
+    default: '0',
+    help: 'one run of everything for each',
+  },
+  within: {
+    group: 'Comparing',
+    commands: ['compare'],
+    kind: 'number',
+    least: 0,
+    default: 0.02,
+    help: 'bits per byte that still count as equal to the largest fixed span',
+  },
+  jobs: {
+    group: 'Comparing',
+    commands: ['compare'],
+    kind: 'whole',
+    least: 1,
+    help: 'runs at a time (default: as many as there are cores)',
+  },
+
   contexts: {
     group: 'Measuring',
     commands: ['bench'],
@@ -290,7 +342,7 @@ const table = {
 
   seed: {
     group: 'General',
-    commands: ['train', 'demo', 'generate', 'bench'],
+    commands: [...single, 'generate'],
     kind: 'whole',
     least: 0,
     default: 0,
@@ -306,7 +358,7 @@ const table = {
   },
   config: {
     group: 'General',
-    commands: ['train', 'demo', 'eval', 'generate', 'bench'],
+    commands: [...builds, 'eval', 'generate'],
     kind: 'text',
     placeholder: 'FILE.json',
     help: 'options by these names; the command line wins',
@@ -320,7 +372,7 @@ const optionTable: Readonly<Record<OptionName, Option>> = table
 
 type ValueOf<O> = O extends { kind: 'flag' }
   ? true
-  : O extends { many: true }
+  : O extends { many: true } | { kind: 'choices' }
     ? readonly string[]
     : O extends { kind: 'whole' | 'number' }
       ? number
@@ -435,6 +487,15 @@ function parseValue(name: OptionName, texts: readonly string[], where: string): 
           `${where} must be one of ${option.choices.join(', ')}, not "${text}"${suggestion(text, option.choices, '')}`,
         )
       return text
+    case 'choices': {
+      const names = texts.join().split(',')
+      const unknown = names.find((name) => !option.choices.includes(name))
+      if (unknown !== undefined)
+        throw new UsageError(
+          `${where} takes names with commas between them, of ${option.choices.join(', ')}, not "${unknown}"${suggestion(unknown, option.choices, '')}`,
+        )
+      return names
+    }
     case 'whole': {
       const value = Number(text)
       if (!Number.isSafeInteger(value) || value < option.least)
@@ -442,7 +503,7 @@ function parseValue(name: OptionName, texts: readonly string[], where: string): 
       return value
     }
     case 'wholes': {
-      const values = text.split(',').map(Number)
+      const values = texts.join().split(',').map(Number)
       if (!values.every((value) => Number.isSafeInteger(value) && value >= option.least))
         refuse('whole numbers with commas between them, such as 1024,8192')
       return values
@@ -474,6 +535,8 @@ export function placeholder(option: Option): string {
       return option.placeholder
     case 'choice':
       return option.choices.length <= 4 ? option.choices.join('|') : 'NAME'
+    case 'choices':
+      return 'NAME,NAME,…'
     case 'wholes':
       return 'N,N,…'
     default:

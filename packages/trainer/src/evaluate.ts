@@ -14,6 +14,21 @@ export interface EvaluateOptions {
   readonly block?: number
   /** Stops by throwing the signal's reason. */
   readonly signal?: AbortSignal | undefined
+  /** Told of every block once its loss is there, in the order of the text. */
+  readonly onBlock?: ((block: EvaluatedBlock) => void) | undefined
+}
+
+/** One block of an evaluation, all streams together. */
+export interface EvaluatedBlock {
+  /** Of its first token in the streams, from 0: so many tokens each stream had read before. */
+  readonly position: number
+  readonly tokens: number
+  /** Mean negative log-likelihood per token, in nats. */
+  readonly loss: number
+  /** Slots alive after it, mean over layers and rows. */
+  readonly slots: number
+  /** Bytes allocated for the memory after it. */
+  readonly memoryBytes: number
 }
 
 /** How far an evaluation is. */
@@ -51,7 +66,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
 export async function* evaluation(
   options: EvaluateOptions,
 ): AsyncGenerator<EvaluationProgress, Evaluation, undefined> {
-  const { decoder, source, batch = 8, block = 64, signal } = options
+  const { decoder, source, batch = 8, block = 64, signal, onBlock } = options
   const total = source.length - 1
   if (total < batch)
     throw new DataError(
@@ -84,13 +99,16 @@ export async function* evaluation(
       memory = result.memory
       dispose([inputs, targets, ...(weights ? [weights] : [])])
       await pending
-      pending = result.loss.data().then(([loss]) => {
-        sum += loss! * width * rows
-        result.loss.dispose()
-      })
       memory = await decoder.compact(memory)
-      slots += memory.slots
-      done += width * rows
+      const kept = { slots: memory.slots, memoryBytes: memory.bytes }
+      const tokens = width * rows
+      pending = result.loss.data().then(([loss]) => {
+        sum += loss! * tokens
+        result.loss.dispose()
+        onBlock?.({ position, tokens, loss: loss!, ...kept })
+      })
+      slots += kept.slots
+      done += tokens
       await breathe()
       yield { tokens: done, of: total }
     }

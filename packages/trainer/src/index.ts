@@ -2,6 +2,7 @@
 export * from './checkpoint'
 export * from './errors'
 export {
+  type EvaluatedBlock,
   type EvaluateOptions,
   type Evaluation,
   type EvaluationProgress,

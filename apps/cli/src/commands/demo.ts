@@ -1,11 +1,10 @@
 /** lethe demo: trains a small model on a text that every installation has, evaluates it and shows what it writes. */
 import { existsSync } from 'node:fs'
-import { readdir } from 'node:fs/promises'
-import { createRequire } from 'node:module'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { checkTraining, generate } from '@lethe/trainer'
 import { openText } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
+import { installedText } from '../installed-text'
 import type { CommandLine } from '../options'
 import { bytes, colours, count, duration, program, relativePath, shellQuoted } from '../output'
 import { createRun, runTraining, trainOptions } from '../session'
@@ -91,13 +90,4 @@ function newFolder(): string {
     const path = join('runs', `demo-${number}`)
     if (!existsSync(path)) return path
   }
-}
-
-/** The declaration files of tfjs-core, which comes with every installation: real text of some 600 kB. */
-async function installedText(): Promise<string[]> {
-  const require = createRequire(import.meta.url)
-  const folder = join(dirname(require.resolve('@tensorflow/tfjs-core/package.json')), 'dist')
-  const names = await readdir(folder, { recursive: true })
-  const texts = names.filter((name) => name.endsWith('.d.ts') && !/(_test|test_util\w*)\.d\.ts$/.test(name))
-  return texts.sort().map((name) => join(folder, name))
 }

@@ -1,0 +1,319 @@
+/** lethe compare: methods × budgets × seeds on one text, trained side by side, measured one by one, in one table. */
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { availableParallelism, cpus } from 'node:os'
+import { join, resolve } from 'node:path'
+import { createInterface } from 'node:readline'
+import { checkTraining } from '@lethe/trainer'
+import { openText } from '@lethe/trainer/node'
+import { startBackend } from '../backend'
+import type { Figures } from '../compare/figures'
+import { type PlannedRun, planRuns } from '../compare/plan'
+import {
+  type Comparison,
+  type CurvePoint,
+  equalQuality,
+  type RunResult,
+  rowsOf,
+  tableOf,
+} from '../compare/results'
+import { UsageError } from '../errors'
+import { installedText } from '../installed-text'
+import { type CommandLine, type Given, parseConfig } from '../options'
+import { count, duration, program, relativePath, StatusLine, shellQuoted } from '../output'
+import { reportPage } from '../pages/report'
+import { trainOptions } from '../session'
+import { decoderOf } from '../settings'
+
+/** Options that may differ when a comparison goes on. */
+const free = ['jobs', 'json', 'resume', 'within', 'backend', 'help']
+
+export async function compareCommand({ given }: CommandLine): Promise<number> {
+  const folder = given.resume ?? given.out ?? newFolder()
+  const options = given.resume === undefined ? given : await resumed(given.resume, given)
+  const files = options.data?.map((path) => resolve(path)) ?? (await installedText())
+  if (!options.data && !given.json)
+    console.log(
+      `text: TypeScript declaration files of the installed @tensorflow/tfjs-core (your own: --data FILE)`,
+    )
+  const plan = planRuns({ ...options, data: files })
+  await checkPlan(plan, files)
+  if (given.resume === undefined) await begin(folder, { ...options, data: files })
+  return new CompareSession(folder, plan, { ...options, data: files }).run()
+}
+
+/** Throws what the first step of any run would throw, before anything is written. */
+async function checkPlan(plan: readonly PlannedRun[], files: readonly string[]): Promise<void> {
+  const data = await openText([...files], { tokenizer: plan[0]!.settings.tokenizer })
+  await startBackend('cpu')
+  for (const { settings } of plan) {
+    const decoder = decoderOf(settings, data.tokenizer.vocabulary)
+    checkTraining(trainOptions(settings, decoder, data))
+    decoder.dispose()
+  }
+}
+
+/** runs/compare-1, or the first number that is free. */
+function newFolder(): string {
+  for (let number = 1; ; number++) {
+    const path = join('runs', `compare-${number}`)
+    if (!existsSync(path)) return path
+  }
+}
+
+async function begin(folder: string, options: Given): Promise<void> {
+  if (existsSync(join(folder, 'compare.json')))
+    throw new UsageError(
+      `${folder} already holds a comparison: go on with it (${program()} compare --resume ${shellQuoted(folder)}) or choose another --out`,
+    )
+  await mkdir(join(folder, 'runs'), { recursive: true })
+  await writeWhole(join(folder, 'compare.json'), `${JSON.stringify(options, null, 2)}\n`)
+}
+
+/** @throws UsageError where the command line contradicts the comparison */
+async function resumed(folder: string, given: Given): Promise<Given> {
+  if (given.out !== undefined)
+    throw new UsageError('--resume goes on in the folder of the comparison: leave out --out')
+  const path = join(folder, 'compare.json')
+  let saved: Given
+  try {
+    saved = parseConfig(JSON.parse(await readFile(path, 'utf8')), 'compare', path)
+  } catch (error) {
+    if (error instanceof UsageError) throw error
+    throw new UsageError(`there is no comparison in ${folder}: ${(error as Error).message}`)
+  }
+  for (const [name, value] of Object.entries(given)) {
+    const before = saved[name as keyof Given]
+    if (!free.includes(name) && JSON.stringify(value) !== JSON.stringify(before))
+      throw new UsageError(
+        `the comparison in ${folder} has --${name} ${before ?? '(none)'}, not ${value}: leave the option out, or start another one with --out`,
+      )
+  }
+  return { ...saved, ...given }
+}
+
+/** Written beside and renamed, so that a kill leaves the old file or the new one. */
+async function writeWhole(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.tmp`, text)
+  await rename(`${path}.tmp`, path)
+}
+
+class CompareSession {
+  private readonly status = new StatusLine(process.stdout)
+  private readonly steps = new Map<string, number>()
+  private readonly children = new Set<ReturnType<typeof spawn>>()
+  private readonly errors = new Map<string, string>()
+  private readonly began = performance.now()
+  private interrupted = false
+  private backend = ''
+
+  constructor(
+    private readonly folder: string,
+    private readonly plan: readonly PlannedRun[],
+    private readonly given: Given,
+  ) {}
+
+  async run(): Promise<number> {
+    const interrupt = (signal: NodeJS.Signals) => {
+      if (this.interrupted) process.exit(130)
+      this.interrupted = true
+      // On a terminal, Ctrl-C has reached them already; a second signal would end them at once.
+      if (signal !== 'SIGINT' || !process.stdin.isTTY) for (const child of this.children) child.kill(signal)
+      this.print('stopping after these steps; Ctrl-C again to end at once')
+    }
+    process.on('SIGINT', interrupt)
+    process.on('SIGTERM', interrupt)
+    try {
+      const jobs = Math.min(this.given.jobs ?? availableParallelism(), this.plan.length)
+      this.print(
+        `${this.plan.length} runs of ${count(this.plan[0]!.settings.steps)} steps, ${jobs} at a time, in ${relativePath(resolve(this.folder))}`,
+      )
+      const waiting = [...this.plan]
+      const worker = async () => {
+        for (let run = waiting.shift(); run && !this.interrupted; run = waiting.shift()) await this.train(run)
+      }
+      await Promise.all(Array.from({ length: jobs }, worker))
+      // One by one, so that each is timed alone.
+      for (const run of this.plan) if (!this.interrupted) await this.measure(run)
+    } finally {
+      process.off('SIGINT', interrupt)
+      process.off('SIGTERM', interrupt)
+      this.status.print()
+    }
+    return this.interrupted ? this.stopped() : this.finish()
+  }
+
+  private stopped(): number {
+    const command = `${program()} compare --resume ${shellQuoted(relativePath(resolve(this.folder)))}`
+    if (this.given.json) console.log(JSON.stringify({ type: 'interrupted', resume: command }))
+    else console.log(`interrupted; go on with: ${command}`)
+    return 130
+  }
+
+  private async train(run: PlannedRun): Promise<void> {
+    const path = this.runPath(run)
+    if (existsSync(this.figuresPath(run))) return
+    const there = existsSync(join(path, 'config.json'))
+    const config = join(this.folder, 'runs', `${run.id}.json`)
+    if (!there)
+      await writeWhole(config, `${JSON.stringify({ ...run.settings, data: this.given.data }, null, 2)}\n`)
+    const from = there ? ['--resume', path] : ['--config', config, '--out', path]
+    await this.child(run, ['train', ...from], (line) => {
+      if (line.type === 'step') {
+        this.steps.set(run.id, line.step as number)
+        this.status.update(() => this.progress())
+      }
+    })
+  }
+
+  private async measure(run: PlannedRun): Promise<void> {
+    if (this.errors.has(run.id) || existsSync(this.figuresPath(run))) return
+    this.status.update(() => `measuring ${run.id}`)
+    await this.child(run, ['measure', this.runPath(run)], (line) => {
+      const { backend, ...figures } = line
+      this.measured.set(run.id, JSON.stringify({ backend, figures }))
+    })
+    const figures = this.measured.get(run.id)
+    if (figures) await writeWhole(this.figuresPath(run), figures)
+  }
+
+  private readonly measured = new Map<string, string>()
+
+  private progress(): string {
+    const total = this.plan.reduce((sum, { settings }) => sum + settings.steps, 0)
+    const done = this.plan.reduce((sum, { id }) => sum + (this.steps.get(id) ?? 0), 0)
+    const seconds = (performance.now() - this.began) / 1000
+    const now = this.plan.filter(({ id, settings }) => {
+      const step = this.steps.get(id) ?? 0
+      return step > 0 && step < settings.steps
+    })
+    return [
+      `${Math.floor((100 * done) / total)} %`,
+      `ETA ${duration((seconds / done) * (total - done))}`,
+      ...now.map(({ id }) => `${id} ${this.steps.get(id)}`),
+    ].join(' · ')
+  }
+
+  /** A command of ours in a process of its own; what goes wrong there is remembered beside the run. */
+  private child(
+    run: PlannedRun,
+    args: readonly string[],
+    onLine: (line: Record<string, unknown>) => void,
+  ): Promise<void> {
+    const { backend } = this.given
+    const all = [process.argv[1]!, ...args, '--json', ...(backend ? ['--backend', backend] : [])]
+    const child = spawn(process.execPath, [...process.execArgv, ...all], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    this.children.add(child)
+    let errors = ''
+    child.stderr.on('data', (chunk) => {
+      errors = (errors + chunk).slice(-4000)
+    })
+    createInterface({ input: child.stdout }).on('line', (text) => onLine(JSON.parse(text)))
+    return new Promise((done) => {
+      child.on('close', (code, signal) => {
+        this.children.delete(child)
+        if (code !== 0 && !this.interrupted) {
+          const reason = errors.trim().split('\n').at(-1) || `ended by ${signal ?? `exit code ${code}`}`
+          this.errors.set(run.id, reason.replace(/^lethe: /, ''))
+          this.print(`${run.id} failed: ${this.errors.get(run.id)}`)
+        }
+        done()
+      })
+    })
+  }
+
+  private async finish(): Promise<number> {
+    const runs = await Promise.all(this.plan.map((run) => this.resultOf(run)))
+    const { data, json, jobs: _, within = 0.02, resume: __, out: ___, ...options } = this.given
+    const comparison: Comparison = {
+      format: 'lethe-comparison-1',
+      date: new Date().toISOString(),
+      machine: {
+        node: process.version,
+        platform: `${process.platform} ${process.arch}`,
+        processor: cpus()[0]?.model ?? 'unknown',
+        cores: availableParallelism(),
+      },
+      backend: this.backend,
+      data: data!,
+      options: { ...options, steps: this.plan[0]!.settings.steps },
+      runs,
+    }
+    const rows = rowsOf(runs)
+    const equal = equalQuality(rows, within)
+    const results = join(this.folder, 'results.json')
+    const report = join(this.folder, 'report.html')
+    await writeWhole(results, `${JSON.stringify({ ...comparison, rows, equalQuality: equal }, null, 1)}\n`)
+    await writeWhole(report, reportPage(comparison, within))
+    if (json) console.log(JSON.stringify({ results, report, rows, equalQuality: equal }))
+    else {
+      for (const line of tableOf(rows)) console.log(line)
+      for (const { method, row, saved } of equal?.methods ?? [])
+        if (row && row !== equal!.reference)
+          console.log(
+            `${method}: within ${within} bits per byte of fixed-span ${equal!.reference.budget} with ${row.slots.mean.toFixed(1)} slots, ${saved!.toFixed(1)} times fewer`,
+          )
+      console.log(`\nreport: ${relativePath(resolve(report))}`)
+      console.log(`results: ${relativePath(resolve(results))}`)
+    }
+    return this.errors.size > 0 ? 1 : 0
+  }
+
+  private async resultOf(run: PlannedRun): Promise<RunResult> {
+    const { id, method, budget, seed } = run
+    const curves = await this.curvesOf(run)
+    const error = this.errors.get(id)
+    if (error !== undefined) return { id, method, budget, seed, error, ...curves }
+    const { backend, figures } = JSON.parse(await readFile(this.figuresPath(run), 'utf8')) as {
+      backend: string
+      figures: Figures
+    }
+    this.backend = backend
+    return { id, method, budget, seed, figures, ...curves }
+  }
+
+  /** The run's metrics: training loss thinned to means of neighbouring steps, every evaluation. */
+  private async curvesOf(run: PlannedRun): Promise<Pick<RunResult, 'training' | 'validation'>> {
+    const text = await readFile(join(this.runPath(run), 'metrics.jsonl'), 'utf8').catch(() => '')
+    // Seconds start anew where a run was resumed.
+    let before = 0
+    let last = 0
+    const lines = text
+      .split('\n')
+      .filter((line) => line.endsWith('}'))
+      .map((line) => {
+        const event = JSON.parse(line) as { type: string } & CurvePoint
+        if (event.seconds < last) before += last
+        last = event.seconds ?? last
+        return { ...event, seconds: before + last }
+      })
+    const steps = lines.filter(({ type }) => type === 'step')
+    const width = Math.max(1, Math.ceil(steps.length / 100))
+    const training: CurvePoint[] = []
+    for (let from = 0; from < steps.length; from += width) {
+      const part = steps.slice(from, from + width)
+      const mean = part.reduce((sum, { bitsPerByte }) => sum + bitsPerByte, 0) / part.length
+      const { step, seconds } = part.at(-1)!
+      training.push({ step, seconds, bitsPerByte: mean })
+    }
+    const validation = lines
+      .filter(({ type }) => type === 'eval')
+      .map(({ step, seconds, bitsPerByte }) => ({ step, seconds, bitsPerByte }))
+    return { training, validation }
+  }
+
+  private print(text: string): void {
+    if (!this.given.json) this.status.print(text)
+  }
+
+  private runPath({ id }: PlannedRun): string {
+    return join(this.folder, 'runs', id)
+  }
+
+  private figuresPath({ id }: PlannedRun): string {
+    return join(this.folder, 'runs', `${id}.figures.json`)
+  }
+}

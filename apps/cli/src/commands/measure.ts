@@ -1,0 +1,48 @@
+/** lethe measure: what a trained model remembers and what it costs, for a reader or for `lethe compare`. */
+import { openText } from '@lethe/trainer/node'
+import { startBackend } from '../backend'
+import { type Figures, measure } from '../compare/figures'
+import { openModel } from '../model'
+import type { CommandLine } from '../options'
+import { bytes, count } from '../output'
+
+export async function measureCommand({ given, positionals }: CommandLine): Promise<number> {
+  let backend = ''
+  const { decoder, tokenizer, config } = await openModel('measure', positionals, async () => {
+    backend = (await startBackend(given.backend)).name
+  })
+  const data = await openText(config.data ?? [], { tokenizer })
+  const figures = await measure({
+    decoder,
+    data,
+    batch: config.batch ?? 16,
+    block: config.block ?? 64,
+    validBatch: given['valid-batch'] ?? config['valid-batch'] ?? 8,
+  })
+  decoder.dispose()
+  if (given.json) console.log(JSON.stringify({ backend, ...figures }))
+  else for (const line of describe(figures, backend)) console.log(line)
+  return 0
+}
+
+function describe(figures: Figures, backend: string): string[] {
+  const last = figures.byPosition.at(-1)!
+  return [
+    `${figures.bitsPerByte.toFixed(4)} bits per byte over ${count(figures.tokens)} tokens; ${count(figures.parameters)} parameters`,
+    `${figures.slots.toFixed(1)} slots, at most ${bytes(figures.memoryBytes)} of memory per stream`,
+    `${backend}: ${figures.trainingMsPerBlock.toFixed(0)} ms forward and backward per block (${count(figures.trainingTokensPerSecond)} tokens/s), ` +
+      `${figures.evaluationMsPerBlock.toFixed(0)} ms to evaluate one; peak ${bytes(figures.peakTensorBytes)} of tensors, ${bytes(figures.peakRssBytes)} resident`,
+    '',
+    'slots attended to, by layer and head:',
+    ...figures.layers.map(
+      ({ attended, slots }, layer) =>
+        `  layer ${layer}: ${attended.map((value) => value.toFixed(1)).join('  ')}   (${slots.toFixed(1)} held)`,
+    ),
+    '',
+    'bits per byte after so many tokens of context:',
+    ...figures.byPosition.map(
+      ({ from, to, bitsPerByte }) =>
+        `  ${`${count(from)}–${count(to)}`.padEnd(2 * count(last.to).length + 1)}  ${bitsPerByte.toFixed(4)}`,
+    ),
+  ]
+}

@@ -1,0 +1,132 @@
+/** lethe compare as a user runs it: the whole way, killed and resumed, with a run that fails, with wrong input. */
+import { execFile, spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { RunResult } from './compare/results'
+
+const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), 'lethe-compare-'))
+const env = { ...process.env, NO_COLOR: '1' }
+const tiny =
+  '--layers 1 --width 16 --heads 2 --feed-forward 16 --block 8 --batch 2 --valid-batch 2 --backend cpu'
+const options = ['--data', join(folder, 'text.txt'), ...tiny.split(' '), '--warmup', '2', '--eval-every', '5']
+
+function lethe(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  return new Promise((done) => {
+    execFile(process.execPath, [main, 'compare', ...args], { cwd: folder, env }, (error, stdout, stderr) => {
+      done({ code: error ? ((error.code as unknown as number) ?? -1) : 0, stdout, stderr })
+    })
+  })
+}
+
+const results = (out: string) => JSON.parse(readFileSync(join(folder, out, 'results.json'), 'utf8'))
+/** What does not depend on the clock. */
+const quality = (out: string) =>
+  (results(out).runs as RunResult[]).map(({ id, figures, validation }) => [
+    id,
+    figures!.bitsPerByte,
+    validation.map(({ step, bitsPerByte }) => [step, bitsPerByte]),
+  ])
+
+beforeAll(() => {
+  if (!existsSync(main)) throw new Error('apps/cli is not built: npm test builds it')
+  writeFileSync(join(folder, 'text.txt'), 'Lethe is the river of forgetting. '.repeat(60))
+})
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+describe('a comparison', () => {
+  const all = [...options, '--budgets', '8', '--steps', '10', '--checkpoint-every', '5']
+
+  test('of all methods ends in a table, results and a page', async () => {
+    const { code, stdout, stderr } = await lethe(...all, '--out', 'whole')
+    expect(stderr).toBe('')
+    expect(code).toBe(0)
+    for (const method of ['fixed-span', 'expire-span', 'adaptive-span', 'compressive', 'selective'])
+      expect(stdout).toMatch(new RegExp(`^${method} +8 `, 'm'))
+    const { runs, rows } = results('whole')
+    expect(runs).toHaveLength(5)
+    expect(rows).toHaveLength(5)
+    for (const { figures, budget } of runs) {
+      expect(figures.bitsPerByte).toBeGreaterThan(0)
+      expect(figures.bitsPerByte).toBeLessThan(9)
+      // What was cut off: a block's queue that waits to be compressed.
+      expect(figures.slots).toBeLessThanOrEqual(budget + 4)
+      expect(figures.byPosition[0]).toMatchObject({ from: 0, to: 8 })
+      expect(figures.layers[0].attended).toHaveLength(2)
+    }
+    const page = readFileSync(join(folder, 'whole', 'report.html'), 'utf8')
+    expect(page).toContain('<!doctype html>')
+    expect(page).not.toMatch(/(src|href)="http/)
+  }, 120_000)
+
+  test('killed in the middle goes on where it was, to the same numbers', async () => {
+    const child = spawn(process.execPath, [main, 'compare', ...all, '--out', 'killed', '--jobs', '1'], {
+      cwd: folder,
+      env,
+      stdio: 'ignore',
+    })
+    const ended = new Promise((done) => child.on('close', done))
+    const third = join(folder, 'killed', 'runs', 'expire-span-8-seed0', 'config.json')
+    while (!existsSync(third)) await new Promise((later) => setTimeout(later, 20))
+    child.kill('SIGKILL')
+    await ended
+    expect(existsSync(join(folder, 'killed', 'results.json'))).toBe(false)
+    const { code, stderr } = await lethe('--resume', 'killed')
+    expect([code, stderr]).toEqual([0, ''])
+    expect(quality('killed')).toEqual(quality('whole'))
+  }, 120_000)
+
+  test('with a run that fails has the others, and says what failed', async () => {
+    const two = [...options, '--methods', 'fixed-span,selective', '--budgets', '8', '--steps', '5']
+    expect((await lethe(...two, '--out', 'failing')).code).toBe(0)
+    // The folder of one run becomes a file, and its figures go.
+    const path = join(folder, 'failing', 'runs', 'selective-8-seed0')
+    rmSync(path, { recursive: true })
+    rmSync(`${path}.figures.json`)
+    writeFileSync(path, '')
+    const { code, stdout } = await lethe('--resume', 'failing')
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/selective-8-seed0 failed: .*selective-8-seed0/)
+    expect(stdout).toMatch(/^fixed-span +8 +8\.0/m)
+    expect(stdout).toMatch(/^selective +8 +failed: /m)
+    expect(readFileSync(join(folder, 'failing', 'report.html'), 'utf8')).toContain('class="failed"')
+  }, 60_000)
+})
+
+describe('wrong input', () => {
+  test.each([
+    ['a text that is not there', ['--data', 'nothing.txt'], 'nothing.txt'],
+    ['an unknown method', [...options, '--methods', 'fixed-span,selectiv'], 'did you mean selective?'],
+    [
+      'a stray option',
+      [...options, '--methods', 'fixed-span', '--rate', '4'],
+      '--rate is an option of none of fixed-span',
+    ],
+    [
+      'budgets above the span',
+      [...options, '--budgets', '64', '--span', '32'],
+      '--span 32 is less than the budget 64',
+    ],
+    ['a folder that holds nothing', ['--resume', 'nowhere'], 'there is no comparison in nowhere'],
+    ['another option than before', ['--resume', 'whole', '--steps', '11'], 'has --steps 10, not 11'],
+    [
+      'a text that is too short for the batch',
+      [...options, '--batch', '500'],
+      'the training text is too short',
+    ],
+  ])('%s is refused, and nothing is written', async (_, args, message) => {
+    const { code, stderr } = await lethe(...args, ...(args.includes('--resume') ? [] : ['--out', 'refused']))
+    expect(code).toBeGreaterThan(0)
+    expect(stderr).toContain(message)
+    expect(existsSync(join(folder, 'refused'))).toBe(false)
+  })
+
+  test('a comparison is never overwritten', async () => {
+    const { code, stderr } = await lethe(...options, '--out', 'whole')
+    expect(code).toBe(2)
+    expect(stderr).toContain('already holds a comparison')
+  })
+})

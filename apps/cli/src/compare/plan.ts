@@ -1,0 +1,68 @@
+/** Which runs a comparison consists of. */
+import { UsageError } from '../errors'
+import { methodOptionNames, methods } from '../methods'
+import type { Given } from '../options'
+import { type Settings, settingsOf } from '../settings'
+
+/** One model to train: a method with a budget and a seed. */
+export interface PlannedRun {
+  /** The name of its folder. */
+  readonly id: string
+  readonly method: string
+  /** Slots per layer that the method may hold. */
+  readonly budget: number
+  readonly seed: number
+  readonly settings: Settings
+}
+
+/** Sizes at which two cores compare five methods in minutes. */
+export const compareDefaults: Partial<Settings> = {
+  layers: 2,
+  width: 128,
+  heads: 4,
+  'feed-forward': 256,
+  steps: 300,
+  batch: 8,
+  block: 64,
+  'learning-rate': 2e-3,
+  warmup: 50,
+  schedule: 'cosine',
+  'eval-every': 100,
+  'checkpoint-every': 100,
+}
+
+export const defaultBudgets: readonly number[] = [64]
+export const defaultSeeds: readonly number[] = [0]
+
+/**
+ * Every method with every budget and seed. `--span` is how far back those methods may reach whose slots are no
+ * window (expire-span, selective): four times the largest budget unless given.
+ * @throws UsageError where options do not fit the methods
+ */
+export function planRuns(given: Given): PlannedRun[] {
+  const { methods: names = Object.keys(methods), budgets = defaultBudgets, seeds = defaultSeeds } = given
+  const reach = given.span ?? 4 * Math.max(...budgets)
+  const taken = methodOptionNames.filter((name) => given[name] !== undefined)
+  const stray = taken.find((name) => !names.some((method) => methods[method]!.options.includes(name)))
+  if (stray) throw new UsageError(`--${stray} is an option of none of ${names.join(', ')}: leave it out`)
+  if (Math.max(...budgets) > reach)
+    throw new UsageError(
+      `--span ${reach} is less than the budget ${Math.max(...budgets)}: a method cannot hold more slots than it may look back`,
+    )
+  return [...new Set(names)].flatMap((method) =>
+    [...new Set(budgets)].flatMap((budget) =>
+      [...new Set(seeds)].map((seed): PlannedRun => {
+        const own = methods[method]!.options
+        const others = methodOptionNames.filter((name) => !own.includes(name))
+        const shared = Object.fromEntries(
+          Object.entries(given).filter(([name]) => !(others as readonly string[]).includes(name)),
+        ) as Given
+        const settings = settingsOf(
+          { ...shared, ...(methods[method]!.withBudget(budget, reach) as Given), method, seed },
+          compareDefaults,
+        )
+        return { id: `${method}-${budget}-seed${seed}`, method, budget, seed, settings }
+      }),
+    ),
+  )
+}

@@ -1,0 +1,96 @@
+/** The arithmetic of a comparison, beside numbers worked out by hand. */
+import { describe, expect, test } from 'vitest'
+import type { Figures } from './figures'
+import { equalQuality, type RunResult, rowsOf, spreadOf, tableOf } from './results'
+
+const run = (
+  method: string,
+  budget: number,
+  seed: number,
+  bitsPerByte: number,
+  slots = budget,
+): RunResult => ({
+  id: `${method}-${budget}-seed${seed}`,
+  method,
+  budget,
+  seed,
+  training: [],
+  validation: [],
+  figures: {
+    bitsPerByte,
+    slots,
+    perplexity: 2 ** bitsPerByte,
+    memoryBytes: 4 * slots,
+    peakTensorBytes: 1e6,
+    trainingMsPerBlock: 10,
+    trainingTokensPerSecond: 100,
+    layers: [{ slots, bytes: 0, attended: [slots, slots / 2], flopsPerStep: 1 }],
+  } as unknown as Figures,
+})
+const failed: RunResult = {
+  id: 'compressive-8-seed0',
+  method: 'compressive',
+  budget: 8,
+  seed: 0,
+  error: 'no space left',
+  training: [],
+  validation: [],
+}
+
+test('the deviation is that of a sample, and there is none of one value', () => {
+  expect(spreadOf([1, 2, 3, 4])).toEqual({ mean: 2.5, deviation: Math.sqrt(5 / 3) })
+  expect(spreadOf([7])).toEqual({ mean: 7, deviation: undefined })
+})
+
+describe('rows', () => {
+  const rows = rowsOf([
+    run('fixed-span', 8, 0, 2),
+    run('fixed-span', 8, 1, 4),
+    run('selective', 8, 0, 3),
+    failed,
+  ])
+
+  test('gather the seeds of a method and budget', () => {
+    expect(rows.map(({ method, seeds }) => [method, seeds])).toEqual([
+      ['fixed-span', 2],
+      ['selective', 1],
+      ['compressive', 0],
+    ])
+    expect(rows[0]!.bitsPerByte).toEqual({ mean: 3, deviation: Math.SQRT2 })
+    expect(rows[1]!.attended.mean).toBe(6)
+  })
+
+  test('a run that failed is named in the table, the others have their numbers', () => {
+    const lines = tableOf(rows)
+    expect(lines[1]).toContain('3.0000 ± 1.4142')
+    expect(lines[3]).toMatch(/^compressive +8 +failed: no space left$/)
+  })
+})
+
+describe('equal quality', () => {
+  const rows = rowsOf([
+    run('fixed-span', 16, 0, 2.0),
+    run('fixed-span', 8, 0, 2.2),
+    run('selective', 8, 0, 2.01, 8),
+    run('selective', 4, 0, 2.02, 4),
+    run('selective', 2, 0, 2.5, 2),
+    run('compressive', 8, 0, 2.3),
+    failed,
+  ])
+
+  test('is the fewest slots within the bound of the largest fixed span', () => {
+    const { reference, methods } = equalQuality(rows, 0.05)!
+    expect([reference.method, reference.budget]).toEqual(['fixed-span', 16])
+    const found = Object.fromEntries(methods.map(({ method, row, saved }) => [method, [row?.budget, saved]]))
+    expect(found).toEqual({ 'fixed-span': [16, 1], selective: [4, 4], compressive: [undefined, undefined] })
+  })
+
+  test('has no answer without a fixed span', () => {
+    expect(
+      equalQuality(
+        rows.filter(({ method }) => method !== 'fixed-span'),
+        1,
+      ),
+    ).toBe(undefined)
+  })
+})
