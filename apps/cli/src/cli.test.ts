@@ -84,6 +84,33 @@ describe('results', () => {
     expect(metricsOf('parts')).toEqual(metricsOf('run'))
   })
 
+  test('measure says what a run remembers, and what that costs', async () => {
+    const { code, stdout } = await lethe('measure', 'run', '--backend', 'cpu', '--json')
+    expect(code).toBe(0)
+    const [figures] = jsonLines(stdout)
+    const last = metricsOf('run').findLast(({ type }) => type === 'eval')
+    expect(figures.bitsPerByte).toBeCloseTo(last.bitsPerByte, 6)
+    expect(figures.layers).toEqual([expect.objectContaining({ slots: 16, attended: [16, 16] })])
+    expect((await lethe('measure', 'run', '--backend', 'cpu')).stdout).toContain('slots attended to')
+  })
+
+  test('inspect shows what a run kept: a page, the terminal, JSON', async () => {
+    const shown = await lethe('inspect', 'run', '--tokens', '40', '--backend', 'cpu')
+    expect(shown.code).toBe(0)
+    // The span is 16: what came before is dots where it is no space.
+    expect(shown.stdout.split('\n')[0]).toMatch(/^[·\s]{10,24}\S/)
+    expect(readFileSync(join(folder, 'run/inspect.html'), 'utf8')).toContain('<div id="text"')
+    rmSync(join(folder, 'run/inspect.html'))
+    const [trace] = jsonLines(
+      (await lethe('inspect', 'run', '--tokens', '9', '--backend', 'cpu', '--json')).stdout,
+    )
+    expect(trace.texts).toHaveLength(9)
+    expect(trace.layers).toEqual([{ kind: 'window', span: 16 }])
+    const beyond = await lethe('inspect', 'run', '--from', '9999', '--backend', 'cpu')
+    expect(beyond.code).toBe(2)
+    expect(beyond.stderr).toContain('--from 9999 is beyond the text')
+  })
+
   test('eval and generate read a run, the same seed gives the same text', async () => {
     const evaluated = await lethe('eval', 'run', '--backend', 'cpu', '--json')
     const [result] = jsonLines(evaluated.stdout)

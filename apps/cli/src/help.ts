@@ -67,6 +67,17 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       'slots over time, spans by layer and head, bytes and times, on the validation part of the run’s own text.',
     examples: [['lethe measure runs/book', '']],
   },
+  inspect: {
+    summary: 'what a trained model kept of a text, token by token',
+    usage: 'lethe inspect FOLDER [--data PATH] [--from N] [--tokens N] [options]',
+    details:
+      'FOLDER is a run or a checkpoint; the text is its validation part, or another one. Writes a page that shows what is\n' +
+      'left of every token at every step, by layer and head, and prints the last step. --json prints the numbers instead.',
+    examples: [
+      ['lethe inspect runs/book', ''],
+      ['lethe inspect runs/book --data other.txt --tokens 2000 --out other.html', ''],
+    ],
+  },
   bench: {
     summary: 'measure training steps or decoding',
     usage: 'lethe bench train [options]\n       lethe bench decode [--contexts N,N,…] [options]',

@@ -8,6 +8,7 @@ import { demoCommand, demoDefaults } from './commands/demo'
 import { doctorCommand } from './commands/doctor'
 import { evalCommand } from './commands/eval'
 import { generateCommand } from './commands/generate'
+import { inspectCommand } from './commands/inspect'
 import { measureCommand } from './commands/measure'
 import { trainCommand } from './commands/train'
 import { compareDefaults } from './compare/plan'
@@ -21,6 +22,7 @@ const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<numb
   generate: generateCommand,
   compare: compareCommand,
   measure: measureCommand,
+  inspect: inspectCommand,
   bench: benchCommand,
   doctor: doctorCommand,
   demo: demoCommand,
@@ -33,7 +35,7 @@ const defaults: Readonly<Partial<Record<CommandName, Readonly<Record<string, unk
 }
 
 /** Commands that take something beside options. */
-const withPositionals: readonly CommandName[] = ['eval', 'generate', 'measure', 'bench']
+const withPositionals: readonly CommandName[] = ['eval', 'generate', 'measure', 'inspect', 'bench']
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args

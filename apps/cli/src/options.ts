@@ -15,6 +15,7 @@ export const commandNames = [
   'generate',
   'compare',
   'measure',
+  'inspect',
   'bench',
   'doctor',
   'demo',
@@ -144,7 +145,7 @@ const table = {
 
   data: {
     ...training,
-    commands: [...trains, 'eval'],
+    commands: [...trains, 'eval', 'inspect'],
     kind: 'text',
     placeholder: 'PATH',
     many: true,
@@ -157,7 +158,13 @@ const table = {
     default: 'bytes',
     help: 'what a token is',
   },
-  out: { ...training, kind: 'text', placeholder: 'FOLDER', help: 'new folder for checkpoints and metrics' },
+  out: {
+    ...training,
+    commands: [...trains, 'inspect'],
+    kind: 'text',
+    placeholder: 'PATH',
+    help: 'new folder for checkpoints and metrics; inspect: the page (inspect.html in the run)',
+  },
   resume: {
     ...training,
     commands: ['train', 'compare'],
@@ -248,11 +255,11 @@ const table = {
   },
   tokens: {
     ...sampling,
-    commands: ['generate', 'demo', 'bench'],
+    commands: ['generate', 'demo', 'bench', 'inspect'],
     kind: 'whole',
     least: 1,
     default: 400,
-    help: 'tokens to generate',
+    help: 'tokens to generate; inspect: to read (512)',
   },
   temperature: {
     ...sampling,
@@ -316,6 +323,22 @@ const table = {
     kind: 'whole',
     least: 1,
     help: 'runs at a time (default: as many as there are cores)',
+  },
+
+  from: {
+    group: 'Looking',
+    commands: ['inspect'],
+    kind: 'whole',
+    least: 0,
+    default: 0,
+    help: 'the first token of the text to read',
+  },
+  layer: {
+    group: 'Looking',
+    commands: ['inspect'],
+    kind: 'whole',
+    least: 0,
+    help: 'what the terminal shows (default: the last)',
   },
 
   contexts: {

@@ -76,6 +76,18 @@ svg text { fill: var(--quiet); }
 .tip { position: absolute; pointer-events: none; background: var(--panel); border: 1px solid var(--line); border-radius: .25rem;
   padding: .25rem .5rem; font-size: .8125rem; white-space: pre; z-index: 1; }
 .chart { position: relative; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; position: sticky; top: 0; padding: .5rem 0;
+  background: var(--paper); }
+.controls input { flex: 1 1 12rem; min-width: 0; }
+.controls select, .controls button { font: inherit; padding: .25rem .5rem; color: inherit; background: var(--panel);
+  border: 1px solid var(--line); border-radius: .25rem; }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; font: 15px/1.7 ui-monospace, monospace; margin: 1rem 0 4rem; cursor: default; }
+.text span { background: color-mix(in srgb, var(--series-0) var(--left, 0%), transparent); }
+.text .ahead { color: var(--line); }
+.text .gone { color: var(--quiet); opacity: .55; }
+.text .now { outline: 2px solid var(--series-1); }
+.says { position: fixed; inset: auto 0 0 0; margin: 0; padding: .6rem 1.25rem; max-width: none; background: var(--panel);
+  border-top: 1px solid var(--line); font-size: .9rem; min-height: 2.6rem; }
 .spans td { padding: .2rem .4rem; }
 .spans .bar { display: inline-block; height: .7rem; border-radius: 2px; margin-right: .4rem; vertical-align: middle; }
 `

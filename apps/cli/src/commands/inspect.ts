@@ -1,0 +1,56 @@
+/** lethe inspect: what a trained model kept of a text, on a page, in the terminal or as JSON. */
+import { writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { openText, readRun } from '@lethe/trainer/node'
+import { startBackend } from '../backend'
+import { UsageError } from '../errors'
+import { leftOf } from '../inspect/strength'
+import { type Trace, traceText } from '../inspect/trace'
+import { openModel } from '../model'
+import type { CommandLine } from '../options'
+import { count, relativePath } from '../output'
+import { inspectPage } from '../pages/inspect'
+
+export async function inspectCommand({ given, positionals }: CommandLine): Promise<number> {
+  const { decoder, tokenizer, config } = await openModel('inspect', positionals, () =>
+    startBackend(given.backend),
+  )
+  const other = given.data?.length ? given.data : undefined
+  const { validation } = await openText(other ?? config.data ?? [], {
+    tokenizer,
+    ...(other && { trainFraction: 0 }),
+  })
+  const from = given.from ?? 0
+  if (from >= validation.length)
+    throw new UsageError(`--from ${from} is beyond the text, which has ${count(validation.length)} tokens`)
+  const tokens = await validation.read(from, Math.min(validation.length, from + (given.tokens ?? 512)))
+  const trace = await traceText(decoder, tokenizer, tokens, config.block ?? 64)
+  decoder.dispose()
+  if (given.json) {
+    console.log(JSON.stringify(trace))
+    return 0
+  }
+  const { root } = await readRun(positionals[0]!)
+  const out = given.out ?? join(root, 'inspect.html')
+  await writeFile(out, inspectPage(trace, relativePath(resolve(positionals[0]!))))
+  const layer = given.layer ?? trace.layers.length - 1
+  if (layer >= trace.layers.length)
+    throw new UsageError(`--layer ${layer} is too many: the model has layers 0 to ${trace.layers.length - 1}`)
+  console.log(inTerminal(trace, layer))
+  console.log(`\nlayer ${layer} at the last token; the page: ${relativePath(resolve(out))}`)
+  return 0
+}
+
+/** The text as the last token sees it: bold to dim on a terminal, else what is gone as dots. */
+function inTerminal(trace: Trace, layer: number): string {
+  const last = trace.texts.length - 1
+  const colours = Boolean(process.stdout.isTTY) && !process.env.NO_COLOR
+  return trace.texts
+    .map((text, token) => {
+      const { strength } = leftOf(trace, trace.layers[layer]!, 'mean', last, token)
+      if (colours)
+        return `\u001b[38;5;${strength === 0 ? 238 : 243 + Math.round(12 * strength)}m${text}\u001b[0m`
+      return strength > 0 || /\s/.test(text) ? text : text && '·'
+    })
+    .join('')
+}
