@@ -31,8 +31,8 @@ export const compareDefaults: Partial<Settings> = {
   'checkpoint-every': 100,
 }
 
-export const defaultBudgets: readonly number[] = [64]
-export const defaultSeeds: readonly number[] = [0]
+const defaultBudgets: readonly number[] = [64]
+const defaultSeeds: readonly number[] = [0]
 
 /**
  * Every method with every budget and seed. `--span` is how far back those methods may reach whose slots are no

@@ -394,7 +394,7 @@ export const attentionCases: Record<string, CaseOptions> = {
   },
 }
 
-export const casesWithGradient: Record<string, readonly string[]> = {
+const casesWithGradient: Record<string, readonly string[]> = {
   'first > span, learned, window 1..span': ['queries', 'keys', 'values', 'table'],
   'no window, beyond the table clamped': ['queries', 'keys', 'values', 'table'],
   'sinusoidal with u and v': ['queries', 'keys', 'values', 'weight', 'content', 'position'],
