@@ -1,5 +1,12 @@
 /** What the module exports; src/index.ts is the other side. */
+export { gelu, geluGradient, reluGradient, swiglu, swigluGradient } from './activation'
 export { copyLines } from './copy'
+export { cumulate } from './cumulate'
 export { errorFunctions, exponentials } from './exponential'
 export { reverseLines, sumLines } from './lines'
+export { crossEntropy, crossEntropyGradient } from './loss'
 export { multiply, scratchBytes } from './multiply'
+export { normalize, normalizeGradient, normalizeParts } from './norm'
+export { adagrad, adam, sumSquares, sumSquaresParts } from './optimizer'
+export { rotaryAngles, rotate } from './rotary'
+export { sumRows } from './rows'

@@ -1,25 +1,13 @@
 /** What is done along the last axis: sums, and the other way round. */
-import { floatBytes, sumLanes } from './simd'
+import { sumOf } from './rows'
+import { floatBytes } from './simd'
 
-/** to[line] = Σ_i from[line, i], in 16 parts that are added at the end: more exact than one after the other. */
+/** to[line] = Σ_i from[line, i] */
 export function sumLines(from: usize, to: usize, length: i32, lines: i32): void {
   const bytes = <usize>length * floatBytes
   for (let line = 0; line < lines; line++) {
-    const end = from + bytes
-    let sum0 = f32x4.splat(0)
-    let sum1 = sum0
-    let sum2 = sum0
-    let sum3 = sum0
-    for (; from + 64 <= end; from += 64) {
-      sum0 = f32x4.add(sum0, v128.load(from))
-      sum1 = f32x4.add(sum1, v128.load(from, 16))
-      sum2 = f32x4.add(sum2, v128.load(from, 32))
-      sum3 = f32x4.add(sum3, v128.load(from, 48))
-    }
-    for (; from + 16 <= end; from += 16) sum0 = f32x4.add(sum0, v128.load(from))
-    let sum = sumLanes(f32x4.add(f32x4.add(sum0, sum1), f32x4.add(sum2, sum3)))
-    for (; from < end; from += floatBytes) sum += load<f32>(from)
-    store<f32>(to, sum)
+    store<f32>(to, sumOf(from, bytes))
+    from += bytes
     to += floatBytes
   }
 }

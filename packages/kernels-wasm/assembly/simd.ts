@@ -33,3 +33,14 @@ export function transposeSquare(from: usize, fromStep: usize, to: usize, toStep:
   v128.store(to + 2 * toStep, i32x4.shuffle(high01, high23, 0, 1, 4, 5))
   v128.store(to + 3 * toStep, i32x4.shuffle(high01, high23, 2, 3, 6, 7))
 }
+
+/** Four values, or one in all lanes: kernels that go value by value take the last few one at a time, by the same code. */
+export function loadSome(at: usize, four: bool): v128 {
+  return four ? v128.load(at) : v128.load32_splat(at)
+}
+
+/** Stores all four lanes, or the first alone. */
+export function storeSome(at: usize, values: v128, four: bool): void {
+  if (four) v128.store(at, values)
+  else v128.store32_lane(at, values, 0)
+}

@@ -31,6 +31,172 @@ export interface Kernels {
   exponentials(from: number, to: number, count: number): void
   /** to[i] = erf(from[i]), within 3e-7. */
   errorFunctions(from: number, to: number, count: number): void
+
+  // What follows does a part of its work, [from, to) of rows, values or the like, and shares nothing with the other
+  // parts, so that several threads may do one each. The addresses are those of the whole tensors.
+
+  /** y[i] = the sum over all rows of x[row, i], for the columns [from, to) of [rows, width]; at least one row. */
+  sumRows(x: number, y: number, rows: number, width: number, from: number, to: number): void
+  /** Cumulates x along the middle axis of [blocks, length, width], for the blocks [from, to). */
+  cumulate(
+    x: number,
+    y: number,
+    length: number,
+    width: number,
+    exclusive: boolean,
+    backwards: boolean,
+    from: number,
+    to: number,
+  ): void
+  /**
+   * y = (x - mean) · inverse · scale + bias, inverse = 1 / √(mean of (x - mean)² + epsilon), for the rows [from, to) of
+   * [rows, width]; means and inverses get those of each row. Without means and bias (both 0) the mean is 0: RMS norm.
+   */
+  normalize(
+    x: number,
+    scale: number,
+    bias: number,
+    y: number,
+    means: number,
+    inverses: number,
+    width: number,
+    epsilon: number,
+    from: number,
+    to: number,
+  ): void
+  /** How many parts `normalizeGradient` has for so many rows. */
+  normalizeParts(rows: number): number
+  /**
+   * The gradients of `normalize`, for the parts [from, to): dx, and for each part a row of sums over its rows in
+   * scaleParts and biasParts [parts, width], whose sums over the parts are the gradients of scale and bias. Without
+   * means (0) biasParts stay as they are.
+   */
+  normalizeGradient(
+    dy: number,
+    x: number,
+    scale: number,
+    means: number,
+    inverses: number,
+    dx: number,
+    scaleParts: number,
+    biasParts: number,
+    rows: number,
+    width: number,
+    from: number,
+    to: number,
+  ): void
+  /** y = x Φ(x), for the values [from, to). */
+  gelu(x: number, y: number, from: number, to: number): void
+  /** dx = dy · (Φ(x) + x φ(x)), for the values [from, to). */
+  geluGradient(dy: number, x: number, dx: number, from: number, to: number): void
+  /** y = gate · sigmoid(gate) · x, for the values [from, to). */
+  swiglu(gate: number, x: number, y: number, from: number, to: number): void
+  /** dgate = dy · x · s (1 + gate (1 - s)) and dx = dy · gate · s with s = sigmoid(gate), for the values [from, to). */
+  swigluGradient(
+    dy: number,
+    gate: number,
+    x: number,
+    dgate: number,
+    dx: number,
+    from: number,
+    to: number,
+  ): void
+  /** dx = 0 where y <= 0, else dy, for the values [from, to). */
+  reluGradient(dy: number, y: number, dx: number, from: number, to: number): void
+  /**
+   * For the rows [from, to) of logits [rows, classes] with targets int32 [rows]: `largest` logit, `logTotal` =
+   * log Σ e^(logit - largest), and loss = largest + logTotal - logit[target]; a target outside the classes has logit 0.
+   */
+  crossEntropy(
+    logits: number,
+    targets: number,
+    loss: number,
+    largest: number,
+    logTotal: number,
+    classes: number,
+    from: number,
+    to: number,
+  ): void
+  /** dlogits = scale[row] · (e^(logit - largest - logTotal) - 1 at the target), for the rows [from, to). */
+  crossEntropyGradient(
+    logits: number,
+    targets: number,
+    largest: number,
+    logTotal: number,
+    scale: number,
+    dlogits: number,
+    classes: number,
+    from: number,
+    to: number,
+  ): void
+  /**
+   * Turns the pairs (n, n + half) of features of the matrices [from, to) of [matrices, 2 · half, steps] by the angles of
+   * cosine and sine [tables, half, steps], times sign (1 or -1); `matricesPerTable` neighbouring matrices share a table.
+   */
+  rotate(
+    x: number,
+    cosine: number,
+    sine: number,
+    y: number,
+    half: number,
+    steps: number,
+    matricesPerTable: number,
+    sign: number,
+    from: number,
+    to: number,
+  ): void
+  /** cosine, sine [rows, half, slots] of the angles -age · ratio^n, for the rows [from, to) of ages int32 [rows, slots]. */
+  rotaryAngles(
+    age: number,
+    cosine: number,
+    sine: number,
+    half: number,
+    slots: number,
+    ratio: number,
+    from: number,
+    to: number,
+  ): void
+  /** How many parts `sumSquares` has for so many values. */
+  sumSquaresParts(count: number): number
+  /** out[part] = the sum of x² over a part of `count` values, for the parts [from, to). */
+  sumSquares(x: number, out: number, count: number, from: number, to: number): void
+  /**
+   * Adam for the values [from, to): with g = factor · gradient + decay · values, newMean = beta1 · mean + g,
+   * newSquare = beta2 · square + g², newValues = shrink · values - rate · newMean / (√newSquare + epsilon).
+   * `factor` is the address of one number; 0 for 1. New values may take the place of the old ones.
+   */
+  adam(
+    values: number,
+    gradient: number,
+    mean: number,
+    square: number,
+    factor: number,
+    newValues: number,
+    newMean: number,
+    newSquare: number,
+    beta1: number,
+    beta2: number,
+    rate: number,
+    epsilon: number,
+    decay: number,
+    shrink: number,
+    from: number,
+    to: number,
+  ): void
+  /** Adagrad in the same way: newSquare = square + g², newValues = values - rate · g / (√newSquare + epsilon). */
+  adagrad(
+    values: number,
+    gradient: number,
+    square: number,
+    factor: number,
+    newValues: number,
+    newSquare: number,
+    rate: number,
+    epsilon: number,
+    decay: number,
+    from: number,
+    to: number,
+  ): void
 }
 
 export interface KernelOptions {

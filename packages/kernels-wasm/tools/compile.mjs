@@ -4,6 +4,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { DecoratorFlags } from 'assemblyscript'
 import asc from 'assemblyscript/asc'
 import { inspect } from './inspect.mjs'
 
@@ -11,6 +12,19 @@ const folder = fileURLToPath(new URL('..', import.meta.url))
 const flags = ['--runtime', 'stub', '--importMemory', '--noExportMemory', '-O3', '--converge', '--noAssert']
 // AS112: exported functions have vectors among their parameters; they are called inside the module alone.
 flags.push('--disableWarning', '112', '--enable', 'simd')
+
+/**
+ * Inlines every function that returns a vector. A call costs more than most of them do, and only within one loop do their
+ * many constants stay in registers. (The language has a decorator for it, which is no TypeScript.)
+ */
+class InlineVectorFunctions {
+  /** @param {import('assemblyscript').Program} program */
+  afterInitialize(program) {
+    for (const [declaration, element] of program.elementsByDeclaration)
+      if (declaration.signature?.returnType.name?.identifier.text === 'v128')
+        element.decoratorFlags |= DecoratorFlags.Inline
+  }
+}
 
 /** @param {string[]} more */
 async function compile(more) {
@@ -21,7 +35,7 @@ async function compile(more) {
   }
   const { error, stderr } = await asc.main(
     ['assembly/index.ts', '--baseDir', folder, '--outFile', 'module.wasm', ...flags, ...more],
-    { writeFile },
+    { writeFile, transforms: [InlineVectorFunctions] },
   )
   const messages = stderr.toString()
   if (error || !bytes) throw new Error(messages || String(error))
