@@ -3,7 +3,6 @@ import {
   add,
   concat,
   mul,
-  relu,
   type Scalar,
   type Tensor,
   type Tensor2D,
@@ -23,7 +22,7 @@ import type { AttentionGroup, AttentionRequest } from './attention/request'
 import type { ResolvedConfig } from './config'
 import { ConfigError } from './errors'
 import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup, SlotPiece } from './method'
-import { gelu, silu } from './ops/activation'
+import { gelu, relu, swiglu } from './ops/activation'
 import { stopGradient } from './ops/differentiable'
 import { linear, projectFromHeads, projectToHeads } from './ops/matmul'
 import { layerNorm, rmsNorm } from './ops/norm'
@@ -153,7 +152,7 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   const active = {
     relu: () => relu(inner),
     gelu: () => gelu(inner),
-    swiglu: () => mul(silu(linear(x, own('feedForward.gate'))), inner),
+    swiglu: () => swiglu(linear(x, own('feedForward.gate')), inner),
   }[config.activation]()
   const dropout = pass.dropout('feed-forward')
   const dropped = dropout ? mul(active, dropout(active.shape)) : active

@@ -28,6 +28,8 @@ import {
   where,
 } from '@tensorflow/tfjs-core'
 import { ConfigError } from '../errors'
+import { differentiable } from '../ops/differentiable'
+import { fused } from '../ops/fused'
 import { indicator } from '../ops/indicator'
 import { matMul } from '../ops/matmul'
 import { distanceRange, type GroupGeometry, skew } from './distance'
@@ -208,42 +210,91 @@ function pickRows(byAge: Tensor, column: Tensor2D, batch: number, heads: number)
   return reshape(transpose(reshape(picked, [batch, slots, heads]), [0, 2, 1]), [batch, heads, 1, slots])
 }
 
+/** Angles as [1 | batch, 1, headSize / 2, steps]. */
+export interface RotaryAngles {
+  readonly cosine: Tensor
+  readonly sine: Tensor
+}
+
 /**
- * Rotary positions (Su et al. 2021): pairs (n, n + headSize/2) of features turn by position · 10000^(-2n/headSize).
+ * Rotary positions (Su et al. 2021): pairs (n, n + headSize/2) of features turn by position · 10000^(-2n/headSize). The
+ * gradient turns back; the angles get none.
  * @param x [batch, heads, headSize, steps]
  */
-export function rotate(x: Tensor, angles: { readonly cosine: Tensor; readonly sine: Tensor }): Tensor {
+export function rotate(x: Tensor, angles: RotaryAngles): Tensor {
+  return differentiable(
+    [x],
+    (save) => {
+      save([angles.cosine, angles.sine])
+      return turn(x, angles, false)
+    },
+    (dy, [cosine, sine]) => [turn(dy, { cosine: cosine!, sine: sine! }, true)],
+  )
+}
+
+function turn(x: Tensor, { cosine, sine }: RotaryAngles, back: boolean): Tensor {
+  const turned = fused('LetheRotate', { x, cosine, sine }, { back })
+  if (turned) return turned[0]
   const [batch, heads, size, steps] = x.shape as [number, number, number, number]
   const half = size / 2
   const first = slice(x, [0, 0, 0, 0], [batch, heads, half, steps])
   const second = slice(x, [0, 0, half, 0], [batch, heads, half, steps])
-  const { cosine, sine } = angles
-  return concat([sub(mul(first, cosine), mul(second, sine)), add(mul(second, cosine), mul(first, sine))], 2)
+  const [one, other] = back ? [add, sub] : [sub, add]
+  return concat([one(mul(first, cosine), mul(second, sine)), other(mul(second, cosine), mul(first, sine))], 2)
 }
 
+/** 10000^(-2/headSize), what the frequency falls by from one pair to the next. */
+const rotaryRatio = (headSize: number) => 10000 ** (-2 / headSize)
+
 /** Rotation angles of host positions, computed in float64: cosine and sine [1, 1, headSize/2, steps]. */
-export function rotaryAngles(positions: readonly number[], headSize: number) {
+export function rotaryAngles(positions: readonly number[], headSize: number): RotaryAngles {
+  const { cosine, sine } = rotaryTable(positions, headSize)
+  const shape: [number, number, number, number] = [1, 1, headSize / 2, positions.length]
+  return { cosine: tensor(cosine, shape), sine: tensor(sine, shape) }
+}
+
+interface Table {
+  readonly cosine: Float32Array
+  readonly sine: Float32Array
+}
+
+/** The last few tables: the layers of a pass and the passes of a training need the same ones. */
+const tables = new Map<string, Table>()
+const tablesKept = 8
+
+function rotaryTable(positions: readonly number[], headSize: number): Table {
+  const key = `${headSize}:${positions.join()}`
+  const table = tables.get(key) ?? computeTable(positions, headSize)
+  tables.delete(key) // so that the one used last comes last
+  tables.set(key, table)
+  if (tables.size > tablesKept) tables.delete(tables.keys().next().value!)
+  return table
+}
+
+function computeTable(positions: readonly number[], headSize: number): Table {
   const half = headSize / 2
   const steps = positions.length
   const cosine = new Float32Array(half * steps)
   const sine = new Float32Array(half * steps)
   for (let n = 0; n < half; n++) {
-    const frequency = 10000 ** (-n / half)
+    const frequency = rotaryRatio(headSize) ** n
     positions.forEach((position, step) => {
       cosine[n * steps + step] = Math.cos(position * frequency)
       sine[n * steps + step] = Math.sin(position * frequency)
     })
   }
-  const shape: [number, number, number, number] = [1, 1, half, steps]
-  return { cosine: tensor(cosine, shape), sine: tensor(sine, shape) }
+  return { cosine, sine }
 }
 
 /** The same for slots of different ages in each row, on the device: [batch, 1, headSize/2, slots]. */
-export function rotaryAnglesOfAges(age: Tensor2D, headSize: number) {
+export function rotaryAnglesOfAges(age: Tensor2D, headSize: number): RotaryAngles {
   const half = headSize / 2
+  const ratio = rotaryRatio(headSize)
+  const found = fused('LetheRotaryAngles', { age: cast(age, 'int32') }, { half, ratio })
+  if (found) return { cosine: found[0], sine: found[1] }
   const [batch, slots] = age.shape
   const frequency = tensor(
-    Float32Array.from({ length: half }, (_, n) => -(10000 ** (-n / half))),
+    Float32Array.from({ length: half }, (_, n) => -(ratio ** n)),
     [1, 1, half, 1],
   )
   const angles = mul(reshape(cast(age, 'float32'), [batch, 1, 1, slots]), frequency)

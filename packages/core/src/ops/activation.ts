@@ -1,36 +1,73 @@
-/** Non-linearities, with backward passes of their own where tfjs's composed form is slow or keeps too much. */
-import { add, erf, exp, mul, sigmoid, square, sub, type Tensor } from '@tensorflow/tfjs-core'
+/** Non-linearities. What is kept for the gradient is what goes in (ReLU: what comes out), and nothing in between. */
+import {
+  add,
+  erf,
+  exp,
+  mul,
+  sigmoid,
+  square,
+  step,
+  sub,
+  type Tensor,
+  relu as zeroBelow,
+} from '@tensorflow/tfjs-core'
 import { differentiable } from './differentiable'
+import { fused } from './fused'
+
+/** max(x, 0) */
+export function relu(x: Tensor): Tensor {
+  return differentiable(
+    [x],
+    (save) => {
+      const y = zeroBelow(x)
+      save([y])
+      return y
+    },
+    (dy, saved) => {
+      const [y] = saved as [Tensor]
+      return fused('LetheReluGradient', { dy, y }, {}) ?? [mul(dy, step(y))]
+    },
+  )
+}
+
+/** Φ(x), the normal distribution's cumulative function. */
+const cumulative = (x: Tensor) => mul(add(erf(mul(x, Math.SQRT1_2)), 1), 0.5)
 
 /** Exact GELU: x · Φ(x). Hendrycks, Gimpel 2016. */
 export function gelu(x: Tensor): Tensor {
   return differentiable(
     [x],
     (save) => {
-      const cumulative = mul(add(erf(mul(x, Math.SQRT1_2)), 1), 0.5)
-      save([x, cumulative])
-      return mul(x, cumulative)
+      save([x])
+      const [y] = fused('LetheGelu', { x }, {}) ?? [mul(x, cumulative(x))]
+      return y
     },
     (dy, saved) => {
-      const [x, cumulative] = saved as [Tensor, Tensor]
+      const [x] = saved as [Tensor]
+      const gradient = fused('LetheGeluGradient', { dy, x }, {})
+      if (gradient) return gradient
       const density = mul(exp(mul(square(x), -0.5)), 1 / Math.sqrt(2 * Math.PI))
-      return [mul(dy, add(cumulative, mul(x, density)))]
+      return [mul(dy, add(cumulative(x), mul(x, density)))]
     },
   )
 }
 
-/** SiLU: x · sigmoid(x), the gate of SwiGLU. Shazeer 2020. */
-export function silu(x: Tensor): Tensor {
+/** SwiGLU: gate · sigmoid(gate) · x; both of one shape. Shazeer 2020. */
+export function swiglu(gate: Tensor, x: Tensor): Tensor {
   return differentiable(
-    [x],
+    [gate, x],
     (save) => {
-      const gate = sigmoid(x)
-      save([x, gate])
-      return mul(x, gate)
+      save([gate, x])
+      const [y] = fused('LetheSwiglu', { gate, x }, {}) ?? [mul(mul(gate, sigmoid(gate)), x)]
+      return y
     },
     (dy, saved) => {
-      const [x, gate] = saved as [Tensor, Tensor]
-      return [mul(dy, mul(gate, add(mul(x, sub(1, gate)), 1)))]
+      const [gate, x] = saved as [Tensor, Tensor]
+      const gradients = fused('LetheSwigluGradient', { dy, gate, x }, {})
+      if (gradients) return gradients
+      const open = sigmoid(gate)
+      const slope = mul(open, add(mul(gate, sub(1, open)), 1))
+      return [mul(mul(dy, x), slope), mul(dy, mul(gate, open))]
     },
   )
 }

@@ -1,11 +1,15 @@
-/** Cross-entropy of next-token prediction, with a backward pass of its own. */
+/**
+ * Cross-entropy of next-token prediction. What is kept for the gradient is the logits and two numbers per row, not the
+ * probabilities.
+ */
 import {
+  add,
   div,
   exp,
   log,
   max,
   mul,
-  neg,
+  ones,
   reshape,
   type Scalar,
   scalar,
@@ -14,6 +18,7 @@ import {
   type Tensor,
 } from '@tensorflow/tfjs-core'
 import { differentiable } from './differentiable'
+import { fused } from './fused'
 import { indicator } from './indicator'
 
 /** log softmax over the last axis, composed (tfjs's own kernel is slow on wasm). */
@@ -29,20 +34,35 @@ export function logSoftmax(logits: Tensor): Tensor {
  * @param weights float32 [batch, block]: a weighted mean instead (0 leaves a position out)
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, weights?: Tensor): Scalar {
-  const vocabulary = logits.shape[logits.rank - 1]!
+  const classes = logits.shape[logits.rank - 1]!
   const rows = targets.size
   return differentiable(
     [logits],
     (save) => {
-      const hot = indicator(reshape(targets, [rows]), vocabulary)
-      const logprobs = logSoftmax(reshape(logits, [rows, vocabulary]))
+      const flat = { logits: reshape(logits, [rows, classes]), targets: reshape(targets, [rows]) }
+      const [loss, largest, logTotal] =
+        fused('LetheCrossEntropy', flat, {}) ?? plain(flat.logits, flat.targets)
       const weight = weights ? div(reshape(weights, [rows, 1]), sum(weights)) : scalar(1 / rows)
-      save([logprobs, hot, weight])
-      return neg(sum(mul(sum(mul(logprobs, hot), -1, true), weight)))
+      save([flat.logits, flat.targets, largest, logTotal, weight])
+      return sum(mul(loss, weight))
     },
     (dy, saved) => {
-      const [logprobs, hot, weight] = saved as [Tensor, Tensor, Tensor]
-      return [reshape(mul(sub(exp(logprobs), hot), mul(weight, dy)), logits.shape)]
+      const [flat, targets, largest, logTotal, weight] = saved as [Tensor, Tensor, Tensor, Tensor, Tensor]
+      const scale = mul(weight, mul(dy, ones([rows, 1]))) // [rows, 1]
+      const [gradient] = fused(
+        'LetheCrossEntropyGradient',
+        { logits: flat, targets, largest, logTotal, scale },
+        {},
+      ) ?? [mul(sub(exp(sub(sub(flat, largest), logTotal)), indicator(targets, classes)), scale)]
+      return [reshape(gradient, logits.shape)]
     },
   ) as Scalar
+}
+
+/** Loss, largest logit and log Σ e^(logit - largest) of each row: [rows, classes], int32 [rows] → three of [rows, 1]. */
+function plain(logits: Tensor, targets: Tensor): [Tensor, Tensor, Tensor] {
+  const largest = max(logits, -1, true)
+  const logTotal = log(sum(exp(sub(logits, largest)), -1, true))
+  const chosen = sum(mul(logits, indicator(targets, logits.shape[1]!)), -1, true)
+  return [add(sub(largest, chosen), logTotal), largest, logTotal]
 }

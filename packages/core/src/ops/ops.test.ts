@@ -14,7 +14,7 @@ import {
 import { beforeAll, describe, expect, test } from 'vitest'
 import { registerGradients } from '../gradients'
 import { Random } from '../random'
-import { gelu, silu } from './activation'
+import { gelu, relu, swiglu } from './activation'
 import { stopGradient } from './differentiable'
 import { indicator } from './indicator'
 import { crossEntropy } from './loss'
@@ -170,10 +170,15 @@ const cases: Record<string, Case> = {
     ours: (x) => gelu(x!),
     oracle: (x) => Array.from(x!, (value) => (value * (1 + erf(value / Math.SQRT2))) / 2),
   },
-  silu: {
+  relu: {
     inputs: [draw([7])],
-    ours: (x) => silu(x!),
-    oracle: (x) => Array.from(x!, (value) => value / (1 + Math.exp(-value))),
+    ours: (x) => relu(x!),
+    oracle: (x) => Array.from(x!, (value) => Math.max(0, value)),
+  },
+  swiglu: {
+    inputs: [draw([2, 5]), draw([2, 5])],
+    ours: (gate, x) => swiglu(gate!, x!),
+    oracle: (gate, x) => Array.from(gate!, (value, i) => (value / (1 + Math.exp(-value))) * x![i]!),
   },
   crossEntropy: {
     inputs: [draw([2, 3, 3])],
