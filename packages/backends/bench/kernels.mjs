@@ -11,11 +11,15 @@ await useBackend('wasm')
 const [weights, hidden, million] = [normal(8, 4, 128, 640), normal(8, 256, 640), normal(1024, 1024)]
 const shifted = normal(32, 128, 641)
 const votes = normal(8, 640, 128)
+const perRow = normal(8, 256, 512)
 const cases = {
   'Slice [32,128,641] to [32,128,512]': () => tf.slice(shifted, [0, 0, 0], [32, 128, 512]),
   'Slice [8,256,640] to [8,256,128]': () => tf.slice(hidden, [0, 0, 512], [8, 256, 128]),
   'SplitV [8,256,640] in halves': () => tf.split(hidden, 2, 1),
   'Sum [8,4,128,640] over the last axis': () => tf.sum(weights, -1),
+  'Sum [8,256,512] over the first axis': () => tf.sum(perRow, 0),
+  'Cumsum [8,640,128], last axis': () => tf.cumsum(votes, 2),
+  'Cumsum [8,640,128], middle axis': () => tf.cumsum(votes, 1),
   'Reverse [8,640,128], last axis': () => tf.reverse(votes, 2),
   'Exp [1024,1024]': () => tf.exp(million),
   'Erf [1024,1024]': () => tf.erf(million),

@@ -423,6 +423,48 @@ describe('Reverse', () => {
   }
 })
 
+describe('Cumsum', () => {
+  for (const [shape, axis] of [
+    [[17], 0],
+    [[3, 1000], 1],
+    [[5, 33], 0],
+    [[3, 4, 9], 1],
+    [[3, 1, 4], 1],
+    [[3, 0, 2], 1],
+  ] as [number[], number][]) {
+    test(`[${shape}] along ${axis}`, async () => {
+      const values = randomValues(shape.reduce((x, y) => x * y, 1))
+      const whole = Int32Array.from(values, (value) => Math.round(9 * value))
+      for (const exclusive of [false, true])
+        for (const reverse of [false, true]) {
+          await same(() => tf.cumsum(tf.tensor(values, shape), axis, exclusive, reverse), 5e-5)
+          if (values.length > 0)
+            await same(() => tf.cumsum(tf.tensor(whole, shape, 'int32'), axis, exclusive, reverse))
+        }
+    })
+  }
+
+  test('an axis from the end, which the cpu backend gets wrong', async () => {
+    await tf.setBackend('wasm')
+    const [last, second] = tf.tidy(() => {
+      const x = tf.tensor(randomValues(3 * 17), [3, 17])
+      return [tf.cumsum(x, -1), tf.cumsum(x, 1)]
+    }) as [tf.Tensor, tf.Tensor]
+    expect(last.shape).toEqual([3, 17])
+    expect(last.dataSync()).toEqual(second.dataSync())
+    tf.dispose([last, second])
+  })
+
+  test('1,000 of them leave nothing behind', async () => {
+    const x = tf.ones([4, 17, 5])
+    await leaksNothing(() => {
+      tf.cumsum(x, 1)
+      tf.cumsum(x, 2, true, true)
+    })
+    x.dispose()
+  })
+})
+
 describe('Exp and Erf', () => {
   for (const size of [0, 1, 3, 4, 5, 1000]) {
     test(`${size} values`, async () => {

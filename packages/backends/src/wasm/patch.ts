@@ -7,7 +7,9 @@ import {
   unregisterKernel,
 } from '@tensorflow/tfjs-core'
 import { BackendError } from '../errors'
+import { cumsum } from './cumsum'
 import { erf, exp } from './elementwise'
+import { fusedKernels } from './fused'
 import { gather } from './gather'
 import { identity } from './identity'
 import { registerKernelsFlag, setKernels } from './kernels'
@@ -23,6 +25,7 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
   BatchMatMul: batchMatMul,
   Identity: identity,
   UnsortedSegmentSum: () => unsortedSegmentSum,
+  Cumsum: cumsum,
   Erf: erf,
   Exp: exp,
   GatherV2: gather,
@@ -31,6 +34,7 @@ const patches: Record<string, (stock: KernelFunc) => KernelFunc> = {
   SplitV: splitV,
   Sum: sum,
   Transpose: transpose,
+  ...Object.fromEntries(Object.entries(fusedKernels).map(([name, kernel]) => [name, () => kernel])),
 }
 
 /** On a patched kernel, so that a second copy of this package sees it too. */
@@ -44,10 +48,11 @@ export interface PatchOptions {
 /**
  * Replaces kernels of tfjs's wasm backend: BatchMatMul (our own in all cases, or XNNPACK; right when data changes in
  * place or is used in two shapes), Identity (no copy), GatherV2 (right with batchDims, fast for rows),
- * UnsortedSegmentSum (missing there), and for speed Erf, Exp, Reverse, Slice, SplitV, Sum and Transpose. Before or
- * after the backend starts; a second call changes nothing but what `options` say.
+ * UnsortedSegmentSum (missing there), and for speed Cumsum, Erf, Exp, Reverse, Slice, SplitV, Sum and Transpose; and
+ * adds the fused operations that @lethe/core asks for (LetheLayerNorm and so on). Before or after the backend starts; a
+ * second call changes nothing but what `options` say.
  *
- * @returns the names of the replaced kernels
+ * @returns the names of the replaced and added kernels
  * @throws BackendError ('missing-package') where @tensorflow/tfjs-backend-wasm has not been imported
  */
 export function patchWasmBackend({ kernels }: PatchOptions = {}): string[] {

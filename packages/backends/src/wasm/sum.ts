@@ -1,6 +1,7 @@
 /**
  * Sum over neighbouring axes. Where the last is not among them, tfjs transposes first, slowly: here rows are added to
- * rows; the gradient of every broadcast (a bias, shared weights) is such a sum. Where it is, our own kernel sums lines.
+ * rows; the gradient of every broadcast (a bias, shared weights) is such a sum. Our own kernels do both; without them
+ * JavaScript adds rows.
  */
 import { backend_util, type KernelFunc, type SumAttrs, type TensorInfo, util } from '@tensorflow/tfjs-core'
 import { offsetOf, type WasmBackend } from './heap'
@@ -18,7 +19,7 @@ export function sum(stock: KernelFunc): KernelFunc {
     const inner = util.sizeFromShape(x.shape.slice(last + 1))
     const neighbours = axes.length > 0 && axes.length === last - first + 1
     const backend = args.backend as WasmBackend
-    const kernels = neighbours && inner === 1 ? kernelsOf(backend) : undefined
+    const kernels = neighbours ? kernelsOf(backend) : undefined
     // A short row costs more to begin than to add. A sum of nothing is 0; tfjs leaves its memory as it was.
     if (!empty && kernels === undefined && (!neighbours || inner < 8)) return stock(args)
 
@@ -34,12 +35,13 @@ export function sum(stock: KernelFunc): KernelFunc {
       heap.fill(0, to, to + util.sizeFromShape(shape)) // 0 has the same bits as a float and as an integer
       return out
     }
-    if (kernels !== undefined) {
+    if (kernels !== undefined && inner === 1) {
       kernels.sumLines(4 * from, 4 * to, rows, outer)
       return out
     }
     for (let block = 0; block < outer; block++) {
-      addRows(heap, from, to, rows, inner)
+      if (kernels === undefined) addRows(heap, from, to, rows, inner)
+      else kernels.sumRows(4 * from, 4 * to, rows, inner, 0, inner)
       from += rows * inner
       to += inner
     }

@@ -210,7 +210,7 @@ function pickRows(byAge: Tensor, column: Tensor2D, batch: number, heads: number)
   return reshape(transpose(reshape(picked, [batch, slots, heads]), [0, 2, 1]), [batch, heads, 1, slots])
 }
 
-/** Angles as [1 | batch, 1, headSize / 2, steps]. */
+/** Angles as [1 | batch, 1, headSize / 2, 1 | steps]. */
 export interface RotaryAngles {
   readonly cosine: Tensor
   readonly sine: Tensor

@@ -154,6 +154,11 @@ const cases: Record<string, Case> = {
     run: (x) => rotate(x!, rotaryAngles([5, 6, 7, 8, 9, 10, 11], 10)),
     kernels: ['LetheRotate'],
   },
+  'rotation by one angle for all steps, which the kernel leaves alone': {
+    inputs: () => [draw([2, 3, 10, 7])],
+    run: (x) => rotate(x!, rotaryAngles([5], 10)),
+    kernels: ['LetheRotate'],
+  },
   'rotation by ages': {
     inputs: () => [draw([2, 3, 10, 3])],
     run: (x) =>

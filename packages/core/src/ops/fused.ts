@@ -67,7 +67,7 @@ export interface FusedKernels {
 
   /**
    * Turns the pairs (n, n + headSize / 2) of features by an angle, or back by it. x, y [batch, heads, headSize, steps];
-   * cosine, sine [1 | batch, 1, headSize / 2, steps].
+   * cosine, sine [1 | batch, 1, headSize / 2, 1 | steps].
    */
   LetheRotate(inputs: { x: Tensor; cosine: Tensor; sine: Tensor }, attributes: { back: boolean }): [y: Tensor]
   /** Cosine and sine [batch, 1, half, slots] of the angles -age · ratio^n, n = 0..half-1. age int32 [batch, slots]. */
