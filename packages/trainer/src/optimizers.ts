@@ -1,12 +1,13 @@
 /**
  * Adam, AdamW, Adagrad and SGD with PyTorch's formulas and clipping of the global gradient norm, as a few tensor
- * operations that never wait for the host: the norm and the factor it gives stay on the device.
+ * operations that never wait for the host: the norm and the factor it gives stay on the device. Where the backend has
+ * core's fused kernels (`FusedKernels`), one of them updates a parameter and its state in one pass.
  *
  * Parameters are updated in groups: small ones (gains, biases) are strung together into one vector, so that fifty
  * tiny tensors cost as many kernel calls as one; large ones stand alone and are not copied. The state is saved per
  * parameter under its own name, whatever the grouping.
  */
-import type { HostTensor } from '@lethe/core'
+import { fused, type HostTensor } from '@lethe/core'
 import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core'
 import {
   add,
@@ -16,10 +17,9 @@ import {
   minimum,
   mul,
   reshape,
-  scalar,
   slice,
   sqrt,
-  square,
+  square as squareOf,
   sub,
   sum,
   tensor,
@@ -58,11 +58,16 @@ const largeSize = 2 ** 14
 /** No string of small parameters is longer than this. */
 const groupSize = 2 ** 18
 
-/** One update rule: new values from old ones. Made of tensors only; `state` has one tensor per name in `slots`. */
-interface Rule {
-  readonly slots: readonly string[]
-  update(values: Tensor, gradient: Tensor, state: readonly Tensor[]): { values: Tensor; state: Tensor[] }
-}
+/**
+ * One update rule: new values and state from old ones and the gradient, times `factor` if there is one. Made of tensors
+ * only; `state` has one tensor per name in `slotsOf`.
+ */
+type Rule = (
+  values: Tensor,
+  gradient: Tensor,
+  state: readonly Tensor[],
+  factor: Scalar | undefined,
+) => { values: Tensor; state: Tensor[] }
 
 /** Updates parameters in place and holds what it remembers about each. */
 export class Optimizer {
@@ -90,20 +95,19 @@ export class Optimizer {
   update(gradients: Readonly<Record<string, Tensor>>, learningRate: number): Scalar {
     this.step++
     return tidy(() => {
-      const rule = ruleOf(this.options, this.step, learningRate)
+      const update = ruleOf(this.options, this.step, learningRate)
       const packed = this.groups.map((group) =>
         pack(group, (name) => gradients[name] ?? zeros(this.shape(name))),
       )
       // A scope per group frees its intermediates before the next one: less memory at once, and it stays in the cache.
-      const squares = packed.map((gradient) => tidy(() => reshape(sum(square(gradient), -1), [-1])))
+      const squares = packed.map((gradient) => tidy(() => sumSquares(gradient)))
       const norm = sqrt(sum(squares.length > 1 ? concat(squares) : squares[0]!)) as Scalar
       const { clip = 0 } = this.options
-      const scale = clip > 0 ? minimum(1, div(clip, add(norm, 1e-6))) : undefined
+      const factor = clip > 0 ? (minimum(1, div(clip, add(norm, 1e-6))) as Scalar) : undefined
       this.groups.forEach((group, index) => {
         tidy(() => {
-          const gradient = scale ? mul(packed[index]!, scale) : packed[index]!
           const values = pack(group, (name) => this.parameters.get(name)!)
-          const updated = rule.update(values, gradient, group.state)
+          const updated = update(values, packed[index]!, group.state, factor)
           updated.state.forEach((next, slot) => {
             group.state[slot]!.dispose()
             group.state[slot] = keep(next)
@@ -208,38 +212,38 @@ function slotsOf({ optimizer, momentum = 0 }: OptimizerOptions): readonly string
   }
 }
 
+/** Numbers whose sum is that of the squares: [parts]. */
+const sumSquares = (x: Tensor): Tensor =>
+  fused('LetheSumSquares', { x }, {})?.[0] ?? reshape(sum(squareOf(x), -1), [-1])
+
 /** The update rule at one step (from 1). */
 function ruleOf(options: OptimizerOptions, step: number, learningRate: number): Rule {
   const { optimizer, weightDecay = 0, momentum = 0 } = options
-  const decay = optimizer !== 'adamw' && weightDecay > 0 ? scalar(weightDecay) : undefined
-  const regularized = (values: Tensor, gradient: Tensor) =>
-    decay ? add(gradient, mul(values, decay)) : gradient
-  const slots = slotsOf(options)
-
-  if (optimizer === 'sgd') {
-    const rate = scalar(learningRate)
-    const factor = scalar(momentum)
-    return {
-      slots,
-      update(values, gradient, [moment]) {
-        gradient = regularized(values, gradient)
-        if (moment) gradient = add(mul(moment, factor), gradient)
-        return { values: sub(values, mul(gradient, rate)), state: moment ? [gradient] : [] }
-      },
-    }
+  const decay = optimizer === 'adamw' ? 0 : weightDecay
+  /** The gradient as the plain rules take it: clipped and with the L2 penalty's. */
+  const whole = (gradient: Tensor, factor: Scalar | undefined, values: Tensor) => {
+    const clipped = factor ? mul(gradient, factor) : gradient
+    return decay > 0 ? add(clipped, mul(values, decay)) : clipped
   }
 
+  if (optimizer === 'sgd')
+    return (values, gradient, [moment], factor) => {
+      const clipped = whole(gradient, factor, values)
+      const change = moment ? add(mul(moment, momentum), clipped) : clipped
+      return { values: sub(values, mul(change, learningRate)), state: moment ? [change] : [] }
+    }
+
   if (optimizer === 'adagrad') {
-    const rate = scalar(learningRate)
-    const epsilon = scalar(options.epsilon ?? 1e-10)
-    return {
-      slots,
-      update(values, gradient, [squares]) {
-        gradient = regularized(values, gradient)
-        const total = add(squares!, square(gradient))
-        const change = mul(div(gradient, add(sqrt(total), epsilon)), rate)
-        return { values: sub(values, change), state: [total] }
-      },
+    const { epsilon = 1e-10 } = options
+    return (values, gradient, state, factor) => {
+      const square = state[0]!
+      const inputs = { values, gradient, square, ...(factor && { factor }) }
+      const found = fused('LetheAdagrad', inputs, { rate: learningRate, epsilon, decay })
+      if (found) return { values: found[0], state: [found[1]] }
+      const clipped = whole(gradient, factor, values)
+      const total = add(square, squareOf(clipped))
+      const change = mul(div(clipped, add(sqrt(total), epsilon)), learningRate)
+      return { values: sub(values, change), state: [total] }
     }
   }
 
@@ -249,20 +253,20 @@ function ruleOf(options: OptimizerOptions, step: number, learningRate: number): 
   // is M / (sqrt(S) + epsilon / root) · rate with the two host numbers below.
   const [beta1, beta2] = options.betas ?? [0.9, 0.999]
   const root = Math.sqrt((1 - beta2) / (1 - beta2 ** step))
-  const rate = scalar((learningRate * (1 - beta1)) / (1 - beta1 ** step) / root)
-  const epsilon = scalar((options.epsilon ?? 1e-8) / root)
-  const [keepMean, keepSquare] = [scalar(beta1), scalar(beta2)]
-  const shrink = optimizer === 'adamw' && weightDecay > 0 ? scalar(1 - learningRate * weightDecay) : undefined
-  return {
-    slots,
-    update(values, gradient, [mean, squares]) {
-      gradient = regularized(values, gradient)
-      const nextMean = add(mul(mean!, keepMean), gradient)
-      const nextSquares = add(mul(squares!, keepSquare), square(gradient))
-      const change = mul(div(nextMean, add(sqrt(nextSquares), epsilon)), rate)
-      const from = shrink ? mul(values, shrink) : values
-      return { values: sub(from, change), state: [nextMean, nextSquares] }
-    },
+  const rate = (learningRate * (1 - beta1)) / (1 - beta1 ** step) / root
+  const epsilon = (options.epsilon ?? 1e-8) / root
+  const shrink = optimizer === 'adamw' ? 1 - learningRate * weightDecay : 1
+  return (values, gradient, state, factor) => {
+    const [mean, square] = state as [Tensor, Tensor]
+    const inputs = { values, gradient, mean, square, ...(factor && { factor }) }
+    const found = fused('LetheAdam', inputs, { beta1, beta2, rate, epsilon, decay, shrink })
+    if (found) return { values: found[0], state: [found[1], found[2]] }
+    const clipped = whole(gradient, factor, values)
+    const nextMean = add(mul(mean, beta1), clipped)
+    const nextSquare = add(mul(square, beta2), squareOf(clipped))
+    const change = mul(div(nextMean, add(sqrt(nextSquare), epsilon)), rate)
+    const from = shrink === 1 ? values : mul(values, shrink)
+    return { values: sub(from, change), state: [nextMean, nextSquare] }
   }
 }
 
