@@ -28,7 +28,6 @@ import {
   type Tensor2D,
   type Tensor3D,
   tensor,
-  transpose,
   zeros,
 } from '@tensorflow/tfjs-core'
 import type { NamedTensors, Term } from '../method'
@@ -310,10 +309,8 @@ function selectionOf(
   let counted = mul(mul(allowed, notSelf), reshape(sub(1, term.exempt), [batch, 1, slots]))
   if (unvoted) counted = mul(counted, reshape(sub(1, unvoted), [batch, 1, slots]))
   const votes = mul(relu(head), stopGradient(counted)) // [batch, block, slots]
-  // Cumulated over queries: the last axis, where tfjs's cumsum is fast and its gradient right.
-  const perSlot = transpose(votes, [0, 2, 1])
   const carried = reshape(term.carried, [batch, 1, slots])
-  const before = transpose(cumsum(perSlot, 2, true), [0, 2, 1])
+  const before = cumsum(votes, 1, true) // over queries
   const during = add(before, carried) as Tensor3D // [batch, block, slots]
   const after = add(sum(votes, 1), term.carried) as Tensor2D
   return { during, after, penalty: reshape(during, [batch, 1, block, slots]) }
