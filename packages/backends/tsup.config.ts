@@ -1,7 +1,8 @@
 import { library } from '../../tsup.base'
 
 export default [
-  library({ clean: false }),
+  // Shims: import.meta.url in CommonJS.
+  library({ clean: false, shims: true }),
   // Bundlers read import statements: ESM alone.
   library({ entry: ['src/browser.ts'], format: ['esm'], platform: 'browser', clean: false }),
 ].flat()

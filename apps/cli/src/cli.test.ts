@@ -106,9 +106,9 @@ describe('results', () => {
     )
     expect(trace.texts).toHaveLength(9)
     expect(trace.layers).toEqual([{ kind: 'window', span: 16 }])
-    const beyond = await lethe('inspect', 'run', '--from', '9999', '--backend', 'cpu')
+    const beyond = await lethe('inspect', 'run', '--start', '9999', '--backend', 'cpu')
     expect(beyond.code).toBe(2)
-    expect(beyond.stderr).toContain('--from 9999 is beyond the text')
+    expect(beyond.stderr).toContain('--start 9999 is beyond the text')
   })
 
   test('eval and generate read a run, the same seed gives the same text', async () => {
@@ -179,7 +179,7 @@ describe('results', () => {
   })
 
   test('help for every command, with examples', async () => {
-    for (const command of ['', 'train', 'eval', 'generate', 'bench', 'doctor', 'demo']) {
+    for (const command of ['', 'train', 'eval', 'generate', 'bench', 'doctor', 'setup', 'demo']) {
       const { code, stdout } = await lethe(...(command ? [command] : []), '--help')
       expect(code).toBe(0)
       expect(stdout).toContain('Examples:')

@@ -2,3 +2,8 @@
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
+
+/** Something could not be set up; the message says why and what helps. */
+export class SetupError extends Error {
+  override readonly name = 'SetupError'
+}

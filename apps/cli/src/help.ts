@@ -69,7 +69,7 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
   },
   inspect: {
     summary: 'what a trained model kept of a text, token by token',
-    usage: 'lethe inspect FOLDER [--data PATH] [--from N] [--tokens N] [options]',
+    usage: 'lethe inspect FOLDER [--data PATH] [--start N] [--tokens N] [options]',
     details:
       'FOLDER is a run or a checkpoint; the text is its validation part, or another one. Writes a page that shows what is\n' +
       'left of every token at every step, by layer and head, and prints the last step. --json prints the numbers instead.',
@@ -98,7 +98,27 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
   doctor: {
     summary: 'what this machine can compute with, and how to mend what is missing',
     usage: 'lethe doctor [--backend NAME] [--json]',
-    examples: [['lethe doctor', '']],
+    details:
+      'Starts each backend in a process of its own, multiplies 1024 x 1024 matrices for two seconds, and prints the\n' +
+      'command that mends what does not work. Exit code 1 if nothing works, or not the --backend that was named.',
+    examples: [
+      ['lethe doctor', ''],
+      ['lethe doctor --backend webgpu --json', 'one backend, with the adapter’s limits and features'],
+    ],
+  },
+  setup: {
+    summary: 'install TensorFlow for Node, in a folder of its own',
+    usage: 'lethe setup tensorflow [--gpu] [--from WHEEL]',
+    details:
+      'Takes the TensorFlow 2.9.1 that tfjs-node downloads; with --gpu, with --from, or where that download fails, compiles\n' +
+      'its addon against a wheel of the current TensorFlow from PyPI (Linux; needs a C++ compiler, and pip without --from).\n' +
+      'Needs no root and touches no project: it goes to LETHE_TENSORFLOW, or to lethe/tensorflow in your data folder, once it has\n' +
+      'multiplied matrices in a child process. --backend tensorflow and auto then find it. To undo: remove the folder.',
+    examples: [
+      ['lethe setup tensorflow', '1.1 GB'],
+      ['lethe setup tensorflow --gpu', 'with CUDA, for an NVIDIA GPU'],
+      ['lethe setup tensorflow --from tensorflow_cpu-2.21.0-….whl', 'without the network, but for npm'],
+    ],
   },
   demo: {
     summary: 'train a small model on a text that is already installed, and show what it writes',

@@ -10,9 +10,10 @@ import { evalCommand } from './commands/eval'
 import { generateCommand } from './commands/generate'
 import { inspectCommand } from './commands/inspect'
 import { measureCommand } from './commands/measure'
+import { setupCommand } from './commands/setup'
 import { trainCommand } from './commands/train'
 import { compareDefaults } from './compare/plan'
-import { UsageError } from './errors'
+import { SetupError, UsageError } from './errors'
 import { generalHelp, helpOf } from './help'
 import { type CommandLine, type CommandName, commandNames, parseCommandLine, suggestion } from './options'
 
@@ -25,6 +26,7 @@ const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<numb
   inspect: inspectCommand,
   bench: benchCommand,
   doctor: doctorCommand,
+  setup: setupCommand,
   demo: demoCommand,
 }
 
@@ -35,7 +37,7 @@ const defaults: Readonly<Partial<Record<CommandName, Readonly<Record<string, unk
 }
 
 /** Commands that take something beside options. */
-const withPositionals: readonly CommandName[] = ['eval', 'generate', 'measure', 'inspect', 'bench']
+const withPositionals: readonly CommandName[] = ['eval', 'generate', 'measure', 'inspect', 'bench', 'setup']
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args
@@ -74,7 +76,10 @@ try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
   const expected =
-    error instanceof UsageError || LetheError.isInstance(error) || BackendError.isInstance(error)
+    error instanceof UsageError ||
+    error instanceof SetupError ||
+    LetheError.isInstance(error) ||
+    BackendError.isInstance(error)
   const text = error instanceof Error ? error.message : String(error)
   process.stderr.write(
     `lethe: ${expected ? text : `unexpected failure: ${(error as Error).stack ?? text}`}\n`,

@@ -18,6 +18,7 @@ export const commandNames = [
   'inspect',
   'bench',
   'doctor',
+  'setup',
   'demo',
 ] as const
 export type CommandName = (typeof commandNames)[number]
@@ -52,6 +53,7 @@ const builds = [...single, 'compare'] as const
 const model = { group: 'Model', commands: builds } as const
 const memory = { group: 'Memory', commands: builds } as const
 const training = { group: 'Training', commands: trains } as const
+const setup = { group: 'Set-up', commands: ['setup'] } as const
 const sampling = { group: 'Text', commands: ['generate', 'demo'] } as const
 
 const table = {
@@ -325,7 +327,7 @@ const table = {
     help: 'runs at a time (default: as many as there are cores)',
   },
 
-  from: {
+  start: {
     group: 'Looking',
     commands: ['inspect'],
     kind: 'whole',
@@ -363,6 +365,31 @@ const table = {
     help: 'measure tfjs’s own wasm backend',
   },
 
+  timeout: {
+    group: 'Measuring',
+    commands: ['doctor'],
+    kind: 'whole',
+    least: 1,
+    default: 60,
+    help: 'seconds after which a backend is given up',
+  },
+  gpu: { ...setup, kind: 'flag', help: 'with CUDA, for an NVIDIA GPU' },
+  from: {
+    ...setup,
+    kind: 'text',
+    placeholder: 'WHEEL',
+    help: 'a wheel of tensorflow or tensorflow-cpu, instead of a download',
+  },
+  verbose: { ...setup, kind: 'flag', help: 'show what npm, pip and the compiler print' },
+  probe: {
+    group: 'Measuring',
+    commands: ['doctor'],
+    kind: 'choice',
+    choices: backendRequests,
+    hidden: true,
+    help: 'start and measure one backend for the process that asks',
+  },
+
   seed: {
     group: 'General',
     commands: [...single, 'generate'],
@@ -373,7 +400,7 @@ const table = {
   },
   backend: {
     group: 'General',
-    commands: commandNames,
+    commands: commandNames.filter((name) => name !== 'setup'),
     kind: 'choice',
     choices: backendRequests,
     default: 'auto',

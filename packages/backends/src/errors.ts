@@ -75,14 +75,11 @@ export function packageError(backend: string, packageName: string, cause: unknow
       { cause },
     )
   }
-  const rebuild = packageName.startsWith('@tensorflow/tfjs-node')
-    ? `npm rebuild ${packageName} --build-addon-from-source`
-    : `npm install ${packageName} --force`
   return new BackendError(
     'missing-addon',
     backend,
     `The package ${packageName} is installed, but does not load: ${message.split('\n')[0]}.`,
-    `Run: ${rebuild}`,
+    `Run: npm install ${packageName} --force`,
     { cause },
   )
 }

@@ -3,6 +3,7 @@ import { nodePlatform } from './platform-node'
 import { createBackends } from './use-backend'
 
 export * from './public'
+export { tensorflowFolder } from './tensorflow'
 
 const backends = createBackends(nodePlatform)
 

@@ -40,8 +40,6 @@ export const browserPlatform: Platform = {
   },
 
   releaseGpu() {},
-
-  async prepareTensorflow() {},
 }
 
 function rethrow(cause: unknown): never {

@@ -1,5 +1,7 @@
 /** Node: Dawn for WebGPU, the TensorFlow addons, and nothing that a browser could not do without. */
-import { messageOf, packageError } from './errors'
+import { packageError } from './errors'
+import { canLink } from './link'
+import { loadTensorflow } from './tensorflow'
 import type { BackendOptions, Platform } from './types'
 import { noAdapter } from './webgpu'
 
@@ -7,9 +9,6 @@ interface Dawn {
   create(settings: string[]): unknown
   globals: Record<string, unknown>
 }
-
-const importUnseen = (name: string): Promise<unknown> =>
-  import(/* @vite-ignore */ /* webpackIgnore: true */ name)
 
 let navigatorIsOurs = false
 let gpuIsOurs = false
@@ -20,8 +19,8 @@ export const nodePlatform: Platform = {
     '@tensorflow/tfjs-backend-wasm': () => import('@tensorflow/tfjs-backend-wasm'),
     '@tensorflow/tfjs-backend-webgpu': () => import('@tensorflow/tfjs-backend-webgpu'),
     // Bundlers shall not follow these: native addons, and mostly not installed.
-    '@tensorflow/tfjs-node': () => importUnseen('@tensorflow/tfjs-node'),
-    '@tensorflow/tfjs-node-gpu': () => importUnseen('@tensorflow/tfjs-node-gpu'),
+    '@tensorflow/tfjs-node': () => loadTensorflow('@tensorflow/tfjs-node'),
+    '@tensorflow/tfjs-node-gpu': () => loadTensorflow('@tensorflow/tfjs-node-gpu'),
     webgpu: () => import('webgpu'),
   },
   tensorflowPackages: ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'],
@@ -58,13 +57,6 @@ export const nodePlatform: Platform = {
     if (navigatorIsOurs) Reflect.deleteProperty(globalThis, 'navigator')
     gpuIsOurs = false
     navigatorIsOurs = false
-  },
-
-  async prepareTensorflow() {
-    // tfjs-node 4.22 calls a helper that Node 23 removed.
-    const { default: util } = await import('node:util')
-    const helpers = util as { isNullOrUndefined?: (value: unknown) => boolean }
-    helpers.isNullOrUndefined ??= (value) => value === null || value === undefined
   },
 }
 
@@ -103,15 +95,4 @@ async function prepareVulkan({ softwareVulkan, dawn }: BackendOptions): Promise<
     'WebGPU needs the Vulkan loader, and libvulkan.so.1 is not installed.',
     "Install it (Debian: apt-get install libvulkan1) and the GPU's driver",
   )
-}
-
-/** Loads a library for the rest of the process. It is no addon, and Node says so; that means it was found. */
-function canLink(library: string): boolean {
-  const lazyAndKept = 0x1 | 0x1000 // RTLD_LAZY | RTLD_NODELETE
-  try {
-    process.dlopen({ exports: {} }, library, lazyAndKept)
-    return true
-  } catch (thrown) {
-    return messageOf(thrown).includes('did not self-register')
-  }
 }

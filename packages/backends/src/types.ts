@@ -80,6 +80,4 @@ export interface Platform {
   prepareGpu(options: BackendOptions, hardwareOnly: boolean): Promise<void>
   /** Takes away again what prepareGpu put there, so that the process can end. */
   releaseGpu(): void
-  /** What must be in place before tfjs-node is imported. */
-  prepareTensorflow(): Promise<void>
 }

@@ -190,24 +190,6 @@ test('without any TensorFlow package the plain one is proposed', async () => {
   expect(error).toMatchObject({ reason: 'missing-package', fix: 'Run: npm install @tensorflow/tfjs-node' })
 })
 
-test('a TensorFlow package without its addon says how to build it', async () => {
-  const broken = async () => {
-    throw Object.assign(
-      new Error("Cannot find module '/app/node_modules/@tensorflow/tfjs-node/lib/tfjs_binding.node'"),
-      {
-        code: 'MODULE_NOT_FOUND',
-      },
-    )
-  }
-  const error = await failure(
-    start(platformWith({ '@tensorflow/tfjs-node': broken })).useBackend('tensorflow'),
-  )
-  expect(error).toMatchObject({
-    reason: 'missing-addon',
-    fix: 'Run: npm rebuild @tensorflow/tfjs-node --build-addon-from-source',
-  })
-})
-
 test('a backend whose start fails gives the cause', async () => {
   const failing = async () => {
     tf.registerBackend('tensorflow', () => {
@@ -265,14 +247,6 @@ test('tensors outlive a second call for the same backend, and it can be started 
   const product = tf.tidy(() => tf.matMul(tf.ones([40, 40]), tf.ones([40, 40])))
   expect(product.dataSync()[0]).toBe(40)
   product.dispose()
-})
-
-test('Node 23 and later get back the helper that tfjs-node calls', async () => {
-  await nodePlatform.prepareTensorflow()
-  const { default: util } = await import('node:util')
-  expect((util as unknown as { isNullOrUndefined(value: unknown): boolean }).isNullOrUndefined(null)).toBe(
-    true,
-  )
 })
 
 test('an error of another copy of this package is recognised', () => {

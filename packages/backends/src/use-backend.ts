@@ -29,6 +29,12 @@ export interface Backends {
   disposeBackend(): Promise<void>
 }
 
+/** What tfjs-node's backend shows of itself. */
+interface TensorflowBackend {
+  readonly isUsingGpuDevice?: boolean
+  readonly binding?: { readonly TF_Version?: string }
+}
+
 /** The two public functions, for one platform. */
 export function createBackends(platform: Platform): Backends {
   /** What runs now, and what was said about it. */
@@ -40,7 +46,7 @@ export function createBackends(platform: Platform): Backends {
     try {
       return await load!()
     } catch (cause) {
-      throw packageError(backend, packageName, cause)
+      throw BackendError.isInstance(cause) ? cause : packageError(backend, packageName, cause)
     }
   }
 
@@ -106,16 +112,15 @@ export function createBackends(platform: Platform): Backends {
           "Call useBackend('webgpu') or useBackend('wasm').",
         )
       }
-      await platform.prepareTensorflow()
       let failure: BackendError | undefined
       for (const packageName of platform.tensorflowPackages) {
         try {
           await load('tensorflow', packageName)
-          await activate('tensorflow', `Run: npm rebuild ${packageName} --build-addon-from-source`)
-          const { isUsingGpuDevice } = tf.backend() as { isUsingGpuDevice?: boolean }
-          return {
-            device: `TensorFlow ${isUsingGpuDevice ? 'on a GPU' : 'on the processor'} (${packageName})`,
-          }
+          await activate('tensorflow', 'Run: npx @lethe/cli setup tensorflow')
+          const { isUsingGpuDevice, binding } = tf.backend() as unknown as TensorflowBackend
+          const version = binding?.TF_Version ? ` ${binding.TF_Version}` : ''
+          const where = isUsingGpuDevice ? 'on a GPU' : 'on the processor'
+          return { device: `TensorFlow${version} ${where} (${packageName})` }
         } catch (thrown) {
           const error = thrown as BackendError
           // A broken installation says more than a missing one; of two missing ones the plain package is proposed.

@@ -20,9 +20,9 @@ export async function inspectCommand({ given, positionals }: CommandLine): Promi
     tokenizer,
     ...(other && { trainFraction: 0 }),
   })
-  const from = given.from ?? 0
+  const from = given.start ?? 0
   if (from >= validation.length)
-    throw new UsageError(`--from ${from} is beyond the text, which has ${count(validation.length)} tokens`)
+    throw new UsageError(`--start ${from} is beyond the text, which has ${count(validation.length)} tokens`)
   const tokens = await validation.read(from, Math.min(validation.length, from + (given.tokens ?? 512)))
   const trace = await traceText(decoder, tokenizer, tokens, config.block ?? 64)
   decoder.dispose()
