@@ -53,12 +53,22 @@ export interface ForwardResult {
 }
 
 export interface GradientResult {
-  /** Mean negative log-likelihood in nats, without the penalty. */
+  /** Mean negative log-likelihood in nats (`gradientsOf`: the loss that was given), without the penalty. */
   readonly loss: Scalar
   readonly penalty: Scalar
   /** d (loss + penalty) / d parameter, by parameter name; parameters without influence are missing. */
   readonly gradients: Record<string, Tensor>
   readonly memory: Memory
+}
+
+/** How a block is read when gradients are wanted. */
+export interface GradientOptions {
+  /** Where dropout masks and the methods' own noise come from. */
+  readonly random?: Random
+  readonly draw?: number
+  /** Default true. */
+  readonly training?: boolean
+  readonly unroll?: number
 }
 
 /** A decoder's configuration as plain JSON, methods by name and options. */
@@ -191,7 +201,7 @@ export class Decoder {
    * itself is a constant for the gradients. Needs `registerGradients()`.
    * @param inputs int32 [batch, block]
    * @param targets int32 [batch, block]
-   * @param options.weights float32 [batch, block]: weights of positions in the mean
+   * @param options.weights float32 [batch, block]: weights of positions in the mean; where all are 0, so is the loss
    * @param options.unroll cuts the block into this many and backpropagates through the memory from one to the next
    *   (BPTT); loss and penalty are then means over them. Default 1
    */
@@ -199,17 +209,25 @@ export class Decoder {
     inputs: Tensor,
     targets: Tensor,
     memory: Memory,
-    options: {
-      readonly random?: Random
-      readonly draw?: number
-      readonly weights?: Tensor
-      readonly training?: boolean
-      readonly unroll?: number
-    } = {},
+    { weights, ...options }: GradientOptions & { readonly weights?: Tensor } = {},
   ): GradientResult {
     this.checkTokens(inputs, memory)
     this.checkTargets(inputs, targets)
-    const { weights, training = true, unroll = 1, ...rest } = options
+    return this.gradientsOf(inputs, memory, (logits) => crossEntropy(logits, targets, weights), options)
+  }
+
+  /**
+   * The same for any other loss: of a policy and its value, a distillation, a contrast. Consumes `memory`.
+   * @param inputs int32 [batch, block]
+   * @param lossOf a scalar made from the logits [batch, block, vocabulary] by operations that have gradients
+   */
+  gradientsOf(
+    inputs: Tensor,
+    memory: Memory,
+    lossOf: (logits: Tensor3D) => Scalar,
+    { training = true, unroll = 1, ...rest }: GradientOptions = {},
+  ): GradientResult {
+    this.checkTokens(inputs, memory)
     if (!Number.isInteger(unroll) || unroll < 1 || inputs.shape[1]! % unroll !== 0)
       throw new ShapeError(
         `unroll must be a whole number that divides the block of ${inputs.shape[1]} steps, not ${unroll}`,
@@ -222,7 +240,7 @@ export class Decoder {
     for (const [name, variable] of this.parameters) names.set(variable.name, name)
     const { value, grads } = variableGrads(() => {
       const result = this.runUnrolled(inputs, memory, { ...rest, training }, unroll)
-      loss = keep(crossEntropy(result.logits, targets, weights))
+      loss = keep(lossOf(result.logits))
       penalty = keep(result.penalty)
       layers = result.layers
       for (const layer of layers) for (const kept of Object.values(layer.tensors)) keep(kept)

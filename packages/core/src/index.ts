@@ -3,6 +3,7 @@ export { attend, attendPlain, setAttentionKernel } from './attention/attend'
 export { recomputedAttention } from './attention/recompute'
 export type { AttentionGroup, AttentionRequest, AttentionResult, DistanceRows } from './attention/request'
 export { takeApart } from './attention/request'
+export { breathe } from './breathe'
 export type { CombineOptions } from './combine'
 export { combine } from './combine'
 export type { DecoderConfig, DropoutPlace, ResolvedConfig } from './config'
@@ -10,6 +11,7 @@ export { DecodeMemory } from './decode'
 export type {
   DecoderDescription,
   ForwardResult,
+  GradientOptions,
   GradientResult,
   MethodDescription,
   MethodFactories,

@@ -1,7 +1,6 @@
 /** Evaluation over a whole text with carried memory: every token but the first is predicted exactly once. */
-import type { Decoder } from '@lethe/core'
+import { breathe, type Decoder } from '@lethe/core'
 import { dispose, tensor2d } from '@tensorflow/tfjs-core'
-import { breathe } from './breathe'
 import { DataError } from './errors'
 import type { TokenSource } from './text'
 

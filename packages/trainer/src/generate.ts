@@ -1,8 +1,7 @@
 /** Text from a decoder: the prompt is read by blocks, then one token after the other at constant cost. */
 import type { Decoder } from '@lethe/core'
-import { Random } from '@lethe/core'
+import { breathe, Random } from '@lethe/core'
 import { slice, tensor1d, tensor2d, tidy } from '@tensorflow/tfjs-core'
-import { breathe } from './breathe'
 import { DataError, OptionError } from './errors'
 import type { SamplingOptions } from './sampling'
 import { checkSampling, sampleToken } from './sampling'

@@ -4,10 +4,9 @@
  * loss is no longer a number. Leaving the `for await` early frees everything.
  */
 import type { Decoder } from '@lethe/core'
-import { Random, registerGradients } from '@lethe/core'
+import { breathe, Random, registerGradients } from '@lethe/core'
 import type { Scalar, Tensor } from '@tensorflow/tfjs-core'
 import { add, clone, dispose, mul, tensor2d, tidy } from '@tensorflow/tfjs-core'
-import { breathe } from './breathe'
 import type { Checkpoint, CheckpointStore, ValidationRecord } from './checkpoint'
 import { loadParameters, saveModel } from './checkpoint'
 import { CheckpointError, DataError, OptionError, TrainingError } from './errors'

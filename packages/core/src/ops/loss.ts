@@ -8,6 +8,7 @@ import {
   exp,
   log,
   max,
+  maximum,
   mul,
   ones,
   reshape,
@@ -21,6 +22,9 @@ import { differentiable } from './differentiable'
 import { fused } from './fused'
 import { indicator } from './indicator'
 
+/** Less than any sum of weights, and still a normal float32. */
+const tiny = 1e-30
+
 /** log softmax over the last axis, composed (tfjs's own kernel is slow on wasm). */
 export function logSoftmax(logits: Tensor): Tensor {
   const centred = sub(logits, max(logits, -1, true))
@@ -31,7 +35,8 @@ export function logSoftmax(logits: Tensor): Tensor {
  * Mean negative log-likelihood in nats.
  * @param logits [batch, block, vocabulary]
  * @param targets int32 [batch, block]
- * @param weights float32 [batch, block]: a weighted mean instead (0 leaves a position out)
+ * @param weights float32 [batch, block]: a weighted mean instead (0 leaves a position out; with
+ *   nothing but zeros the loss is 0)
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, weights?: Tensor): Scalar {
   const classes = logits.shape[logits.rank - 1]!
@@ -42,7 +47,9 @@ export function crossEntropy(logits: Tensor, targets: Tensor, weights?: Tensor):
       const flat = { logits: reshape(logits, [rows, classes]), targets: reshape(targets, [rows]) }
       const [loss, largest, logTotal] =
         fused('LetheCrossEntropy', flat, {}) ?? plain(flat.logits, flat.targets)
-      const weight = weights ? div(reshape(weights, [rows, 1]), sum(weights)) : scalar(1 / rows)
+      const weight = weights
+        ? div(reshape(weights, [rows, 1]), maximum(sum(weights), tiny))
+        : scalar(1 / rows)
       save([flat.logits, flat.targets, largest, logTotal, weight])
       return sum(mul(loss, weight))
     },

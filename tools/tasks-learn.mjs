@@ -1,0 +1,150 @@
+#!/usr/bin/env node
+/**
+ * node tools/tasks-learn.mjs [--only NAME,…] [--seed 0] [--backend wasm] [--out FILE.jsonl]
+ *
+ * Is each task of @lethe/tasks learnable? Tiny decoders with a fixed span learn each in an easy setting; accuracy on
+ * streams (episodes) that were not trained on stands beside the chance level. For tasks that need more than the last
+ * few steps, the same decoder with a short span shows what can be had without remembering.
+ */
+import { open } from 'node:fs/promises'
+import { cpuUsage } from 'node:process'
+import { parseArgs } from 'node:util'
+import { disposeBackend, useBackend } from '@lethe/backends'
+import { Decoder, fixedSpan, presets, Random, registerGradients } from '@lethe/core'
+import {
+  agentVocabulary,
+  createEnvironment,
+  createTask,
+  evaluatePolicy,
+  evaluateTask,
+  TaskStreams,
+  trainActorCritic,
+} from '@lethe/tasks'
+import { learningRateAt, Optimizer } from '@lethe/trainer'
+import * as tf from '@tensorflow/tfjs-core'
+
+const small = { layers: 2, width: 64, heads: 2, feedForward: 128, learningRate: 2e-3, batch: 16 }
+const sequences = [
+  { task: 'copy', options: { length: [1, 8], alphabet: 8 }, block: 32, span: 32, short: 1, steps: 800 },
+  { task: 'assignment', options: {}, block: 32, span: 32, short: 1, steps: 2000 },
+  { task: 'parity', options: {}, block: 32, span: 16, short: 1, steps: 300 },
+  { task: 'needle', options: { haystack: [4, 40] }, block: 32, span: 64, short: 1, steps: 800 },
+  { task: 'instruction', options: { distraction: [1, 4] }, block: 32, span: 64, short: 1, steps: 800 },
+  {
+    task: 'collision',
+    options: { grid: 4, colours: 1, easyQuestions: 1, speed: 1 },
+    ...{ block: 64, span: 128, short: 1, steps: 800 },
+  },
+]
+const worlds = [
+  {
+    task: 'corridor',
+    options: { length: [3, 6], limit: 50 },
+    ...{ span: 32, short: 1, updates: 500, rollout: 16, discount: 0.95, entropyCost: 0.02 },
+  },
+  {
+    task: 'portal',
+    options: { rooms: 3, size: 1, limit: 30 },
+    ...{ span: 32, short: 1, updates: 500, rollout: 12, discount: 0.98, entropyCost: 0.02 },
+  },
+]
+
+const decoderOf = (vocabulary, span, seed) => {
+  const { layers, width, heads, feedForward } = small
+  const shape = { layers, width, heads, feedForward }
+  return new Decoder(
+    { ...presets.modern.decoder, vocabulary, ...shape, method: fixedSpan({ span }) },
+    { seed },
+  )
+}
+
+async function learnSequence({ task: name, options, block, steps }, span, seed, record) {
+  const task = createTask(name, options)
+  const decoder = decoderOf(task.vocabulary, span, seed)
+  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
+  const { batch, learningRate } = small
+  const streams = new TaskStreams({ task, batch, block, seed })
+  const random = new Random(seed)
+  const shape = [batch, block]
+  let memory = decoder.initialMemory(batch)
+  for (let step = 1; step <= steps; step++) {
+    const { inputs, targets, weights } = streams.next()
+    const tensors = [
+      tf.tensor2d(inputs, shape, 'int32'),
+      tf.tensor2d(targets, shape, 'int32'),
+      tf.tensor2d(weights, shape),
+    ]
+    const result = decoder.gradients(tensors[0], tensors[1], memory, { random, weights: tensors[2] })
+    memory = await decoder.compact(result.memory)
+    const rate = learningRateAt(step, { schedule: 'cosine', learningRate, warmup: 50, steps })
+    const norm = optimizer.update(result.gradients, rate)
+    if (step % 50 === 0) record({ step, loss: (await result.loss.data())[0] })
+    tf.dispose([tensors, norm, result.loss, result.penalty, result.gradients])
+    await decoder.afterUpdate()
+  }
+  const { accuracy, answers } = await evaluateTask({ decoder, task, seed: seed + 1000, batch, block, blocks: 60 })
+  memory.dispose()
+  optimizer.dispose()
+  decoder.dispose()
+  return { chance: task.chance, reached: accuracy, of: `${answers} answers`, steps }
+}
+
+async function learnWorld({ task: name, options, updates, rollout, discount, entropyCost }, span, seed, record) {
+  const task = createEnvironment(name, options)
+  const decoder = decoderOf(agentVocabulary(task), span, seed)
+  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
+  const { batch, learningRate } = small
+  const learning = { batch: 2 * batch, rollout, discount, entropyCost, seed, updates }
+  const rate = (update) => learningRateAt(update, { schedule: 'cosine', learningRate, warmup: 20, steps: updates })
+  let [episodes, solved, steps] = [0, 0, 0]
+  for await (const event of trainActorCritic({ task, decoder, optimizer, learningRate: rate, ...learning })) {
+    episodes += event.episodes
+    solved += event.solved
+    steps = event.steps
+    if (event.update % 25 !== 0) continue
+    const { update, entropy, idle, meanReturn } = event
+    record({ update, steps, solved: solved / episodes, entropy, idle, meanReturn })
+    episodes = solved = 0
+  }
+  const score = await evaluatePolicy({ task, decoder, seed: seed + 1000, episodes: 256, greedy: false })
+  optimizer.dispose()
+  decoder.dispose()
+  return { chance: task.chance, reached: score.solved, of: '256 episodes', steps: updates, ...score }
+}
+
+const { values: given } = parseArgs({
+  options: {
+    only: { type: 'string' },
+    seed: { type: 'string', default: '0' },
+    backend: { type: 'string', default: 'wasm' },
+    out: { type: 'string' },
+  },
+})
+await useBackend(given.backend)
+registerGradients()
+const file = given.out && (await open(given.out, 'w'))
+const seed = Number(given.seed)
+const percent = (part) => `${(100 * part).toFixed(1)} %`
+for (const [learn, list] of [
+  [learnSequence, sequences],
+  [learnWorld, worlds],
+])
+  for (const setting of list) {
+    const { task, options, span, short } = setting
+    if (given.only && !given.only.split(',').includes(task)) continue
+    for (const reach of [span, short]) {
+      const lines = []
+      const before = cpuUsage()
+      const result = await learn(setting, reach, seed, (line) => lines.push({ task, span: reach, seed, ...line }))
+      const { user, system } = cpuUsage(before)
+      const minutes = (user + system) / 60e6
+      console.log(
+        `${task} ${JSON.stringify(options)}, span ${reach}: ${percent(result.reached)} of ${result.of} (chance ${percent(result.chance)}), ` +
+          `${result.steps} updates, ${minutes.toFixed(1)} CPU minutes`,
+      )
+      lines.push({ type: 'end', task, options, span: reach, seed, ...result, cpuMinutes: minutes })
+      await file?.write(`${lines.map((line) => JSON.stringify(line)).join('\n')}\n`)
+    }
+  }
+await file?.close()
+await disposeBackend()
