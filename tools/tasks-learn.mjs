@@ -26,14 +26,14 @@ import * as tf from '@tensorflow/tfjs-core'
 const small = { layers: 2, width: 64, heads: 2, feedForward: 128, learningRate: 2e-3, batch: 16 }
 const sequences = [
   { task: 'copy', options: { length: [1, 8], alphabet: 8 }, block: 32, span: 32, short: 1, steps: 800 },
-  { task: 'assignment', options: {}, block: 32, span: 32, short: 1, steps: 2000 },
+  { task: 'assignment', options: { assignments: [1, 4] }, block: 64, span: 32, short: 1, steps: 2000 },
   { task: 'parity', options: {}, block: 32, span: 16, short: 1, steps: 300 },
   { task: 'needle', options: { haystack: [4, 40] }, block: 32, span: 64, short: 1, steps: 800 },
   { task: 'instruction', options: { distraction: [1, 4] }, block: 32, span: 64, short: 1, steps: 800 },
   {
     task: 'collision',
     options: { grid: 4, colours: 1, easyQuestions: 1, speed: 1 },
-    ...{ block: 64, span: 128, short: 1, steps: 800 },
+    ...{ block: 64, span: 128, short: 8, steps: 2000 },
   },
 ]
 const worlds = [
@@ -44,8 +44,8 @@ const worlds = [
   },
   {
     task: 'portal',
-    options: { rooms: 3, size: 1, limit: 30 },
-    ...{ span: 32, short: 1, updates: 500, rollout: 12, discount: 0.98, entropyCost: 0.02 },
+    options: { rooms: 3, size: 3, limit: 50 },
+    ...{ span: 64, short: 1, updates: 1000, rollout: 16, discount: 0.98, entropyCost: 0.002 },
   },
 ]
 
@@ -82,20 +82,33 @@ async function learnSequence({ task: name, options, block, steps }, span, seed, 
     tf.dispose([tensors, norm, result.loss, result.penalty, result.gradients])
     await decoder.afterUpdate()
   }
-  const { accuracy, answers } = await evaluateTask({ decoder, task, seed: seed + 1000, batch, block, blocks: 60 })
+  const { accuracy, answers } = await evaluateTask({
+    decoder,
+    task,
+    seed: seed + 1000,
+    batch,
+    block,
+    blocks: 60,
+  })
   memory.dispose()
   optimizer.dispose()
   decoder.dispose()
   return { chance: task.chance, reached: accuracy, of: `${answers} answers`, steps }
 }
 
-async function learnWorld({ task: name, options, updates, rollout, discount, entropyCost }, span, seed, record) {
+async function learnWorld(
+  { task: name, options, updates, rollout, discount, entropyCost },
+  span,
+  seed,
+  record,
+) {
   const task = createEnvironment(name, options)
   const decoder = decoderOf(agentVocabulary(task), span, seed)
   const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
   const { batch, learningRate } = small
   const learning = { batch: 2 * batch, rollout, discount, entropyCost, seed, updates }
-  const rate = (update) => learningRateAt(update, { schedule: 'cosine', learningRate, warmup: 20, steps: updates })
+  const rate = (update) =>
+    learningRateAt(update, { schedule: 'cosine', learningRate, warmup: 20, steps: updates })
   let [episodes, solved, steps] = [0, 0, 0]
   for await (const event of trainActorCritic({ task, decoder, optimizer, learningRate: rate, ...learning })) {
     episodes += event.episodes
@@ -133,17 +146,16 @@ for (const [learn, list] of [
     const { task, options, span, short } = setting
     if (given.only && !given.only.split(',').includes(task)) continue
     for (const reach of [span, short]) {
-      const lines = []
+      const record = (line) => file?.write(`${JSON.stringify({ task, span: reach, seed, ...line })}\n`)
       const before = cpuUsage()
-      const result = await learn(setting, reach, seed, (line) => lines.push({ task, span: reach, seed, ...line }))
+      const result = await learn(setting, reach, seed, record)
       const { user, system } = cpuUsage(before)
       const minutes = (user + system) / 60e6
       console.log(
         `${task} ${JSON.stringify(options)}, span ${reach}: ${percent(result.reached)} of ${result.of} (chance ${percent(result.chance)}), ` +
           `${result.steps} updates, ${minutes.toFixed(1)} CPU minutes`,
       )
-      lines.push({ type: 'end', task, options, span: reach, seed, ...result, cpuMinutes: minutes })
-      await file?.write(`${lines.map((line) => JSON.stringify(line)).join('\n')}\n`)
+      await record({ type: 'end', options, ...result, cpuMinutes: minutes })
     }
   }
 await file?.close()

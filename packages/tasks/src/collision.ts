@@ -39,7 +39,7 @@ interface Particle {
 
 type Pair = readonly [number, number]
 
-/** Between two time steps, but for the tokens of the last one, which are still being read. */
+/** A time step, whose tokens are being read, and what the next one follows from. */
 interface World {
   readonly random: RandomState
   readonly particles: readonly [Particle, Particle]
@@ -48,9 +48,10 @@ interface World {
   readonly latest: Pair | null
   readonly tokens: readonly number[]
   readonly label: number
-  /** Tokens already read. */
-  readonly at: number
 }
+
+/** What a stream's state is: `at` tokens of the time step were read. */
+type CollisionState = World & { readonly at: number }
 
 type Rules = Required<CollisionOptions>
 
@@ -67,8 +68,8 @@ export function collision(given: CollisionOptions = {}): SequenceTask {
     vocabulary: 2 * grid + 2 * colours,
     // Rows and columns, and with them quadrants, are symmetric.
     chance: 1 / 4,
-    stream: (seed, row = 0) => new CollisionStream(options, firstWorld(options, randomOf(seed, row))),
-    resume: (state) => new CollisionStream(options, state as unknown as World),
+    stream: (seed, row = 0) => new CollisionStream(options, start(options, randomOf(seed, row))),
+    resume: (state) => new CollisionStream(options, state as unknown as CollisionState),
     oracle() {
       const quadrants = new Map<string, number>()
       let step: number[] = []
@@ -97,7 +98,7 @@ export function collision(given: CollisionOptions = {}): SequenceTask {
   }
 }
 
-function firstWorld({ grid, colours, speed }: Rules, random: Random): World {
+function start({ grid, colours, speed }: Rules, random: Random): CollisionState {
   const particle = (): Particle => ({
     location: [random.uniform() * (grid - 1), random.uniform() * (grid - 1)],
     velocity: [random.normal() * speed, random.normal() * speed],
@@ -110,21 +111,30 @@ function firstWorld({ grid, colours, speed }: Rules, random: Random): World {
 }
 
 class CollisionStream implements TaskStream {
+  private world: World
+  private at: number
+
   constructor(
     private readonly options: Rules,
-    private world: World,
-  ) {}
+    { at, ...world }: CollisionState,
+  ) {
+    this.world = world
+    this.at = at
+  }
 
   get state(): StreamState {
-    return { ...this.world }
+    return { ...this.world, at: this.at }
   }
 
   next(): TaskStep {
-    if (this.world.at === tokensPerStep) this.world = nextWorld(this.options, this.world)
-    const { tokens, label, at } = this.world
-    this.world = { ...this.world, at: at + 1 }
-    const target = at === tokensPerStep - 1 ? label : 0
-    return { input: tokens[at]!, target, scored: target > 0 }
+    if (this.at === tokensPerStep) {
+      this.world = nextWorld(this.options, this.world)
+      this.at = 0
+    }
+    const { tokens, label } = this.world
+    const input = tokens[this.at++]!
+    const target = this.at === tokensPerStep ? label : 0
+    return { input, target, scored: target > 0 }
   }
 }
 
@@ -158,7 +168,6 @@ function nextWorld(rules: Rules, world: World): World {
       ...asked.map((colour) => colour + 2 * grid + colours),
     ],
     label: found === undefined ? 0 : 1 + found,
-    at: 0,
   }
 }
 
