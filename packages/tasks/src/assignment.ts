@@ -15,11 +15,11 @@ export interface AssignmentOptions {
   readonly assignments?: number | Range
 }
 
-const rules = { variables: whole(3, 1), values: whole(10, 2), assignments: range([4, 4], 1, 2 ** 20) }
+const rules = () => ({ variables: whole(3, 1), values: whole(10, 2), assignments: range([4, 4], 1, 2 ** 20) })
 const letters = ['X', 'Y', 'Z', ...'ABCDEFGHIJKLMNOPQRSTUVW']
 
 export function assignment(given: AssignmentOptions = {}): SequenceTask {
-  const options = readOptions('assignment', rules, given)
+  const options = readOptions('assignment', rules(), given)
   const { variables, values, assignments } = options
   const [equals, end, ask] = [0, 1, 2].map((sign) => variables + values + sign) as [number, number, number]
   return episodeTask({

@@ -20,13 +20,13 @@ export interface CollisionOptions {
   readonly speed?: number
 }
 
-const rules = {
+const rules = () => ({
   grid: even(16, 2, 2 ** 10),
   colours: whole(5, 1, 1000),
   easyQuestions: fraction(0.4),
   recolour: fraction(0.05),
   speed: number(0.5, 'a number from 0 up to 10', (value) => value >= 0 && value <= 10),
-}
+})
 
 /** Tokens of one time step: row, column, colour of each particle, then the two colours of the question. */
 const tokensPerStep = 8
@@ -56,7 +56,7 @@ type CollisionState = World & { readonly at: number }
 type Rules = Required<CollisionOptions>
 
 export function collision(given: CollisionOptions = {}): SequenceTask {
-  const options: Rules = readOptions('collision', rules, given)
+  const options: Rules = readOptions('collision', rules(), given)
   const { grid, colours } = options
   const [column, colour, question] = [grid, 2 * grid, 2 * grid + colours]
   return {

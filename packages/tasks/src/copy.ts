@@ -14,10 +14,10 @@ export interface CopyOptions {
   readonly alphabet?: number
 }
 
-const rules = { length: range([1, 10], 1, 2 ** 17), alphabet: whole(10, 2) }
+const rules = () => ({ length: range([1, 10], 1, 2 ** 17), alphabet: whole(10, 2) })
 
 export function copy(given: CopyOptions = {}): SequenceTask {
-  const options = readOptions('copy', rules, given)
+  const options = readOptions('copy', rules(), given)
   const { length, alphabet } = options
   const [begin, repeat] = [alphabet, alphabet + 1]
   return episodeTask({

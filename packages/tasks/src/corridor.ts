@@ -20,11 +20,11 @@ export interface CorridorOptions {
   readonly wrongReward?: number
 }
 
-const rules = {
+const rules = () => ({
   length: range([3, 200], 3, 2 ** 20),
   limit: whole(1000, 1),
   wrongReward: number(0, 'a number', () => true),
-}
+})
 const colours = ['red', 'blue'] as const
 /** Views: nothing but walls; the object, by its colour; the doors ahead and beside, by the colour of the upper one. */
 const [object, doorsAhead, doorsHere, views] = [1, 3, 5, 7]
@@ -43,7 +43,7 @@ interface World {
 type Rules = { readonly length: Range; readonly limit: number; readonly wrongReward: number }
 
 export function corridor(given: CorridorOptions = {}): EnvironmentTask {
-  const options = readOptions('corridor', rules, given)
+  const options = readOptions('corridor', rules(), given)
   return {
     kind: 'environment',
     name: 'corridor',

@@ -19,19 +19,62 @@ export interface InstructionOptions {
   readonly tools?: number
 }
 
-const goalWords = 'gate chest tower well crypt bridge mill vault chapel barn cellar lighthouse'.split(' ')
-const toolWords = 'lamp rope key horn spade mirror candle hammer whistle ladder ring bell'.split(' ')
-const people = 'Ada Boris Chloe Dmitri Elif Farid Greta Hugo'.split(' ')
-const otherWords = '. to open the use now with saw near gave lay beside forgot was sold at asked about'.split(
-  ' ',
-)
+const goalWords = [
+  'gate',
+  'chest',
+  'tower',
+  'well',
+  'crypt',
+  'bridge',
+  'mill',
+  'vault',
+  'chapel',
+  'barn',
+  'cellar',
+  'lighthouse',
+]
+const toolWords = [
+  'lamp',
+  'rope',
+  'key',
+  'horn',
+  'spade',
+  'mirror',
+  'candle',
+  'hammer',
+  'whistle',
+  'ladder',
+  'ring',
+  'bell',
+]
+const people = ['Ada', 'Boris', 'Chloe', 'Dmitri', 'Elif', 'Farid', 'Greta', 'Hugo']
+const otherWords = [
+  '.',
+  'to',
+  'open',
+  'the',
+  'use',
+  'now',
+  'with',
+  'saw',
+  'near',
+  'gave',
+  'lay',
+  'beside',
+  'forgot',
+  'was',
+  'sold',
+  'at',
+  'asked',
+  'about',
+]
 
-const rules = {
+const rules = () => ({
   distraction: range([2, 12], 0, 2 ** 17),
   instructions: whole(1, 1, goalWords.length),
   goals: whole(6, 1, goalWords.length),
   tools: whole(6, 2, toolWords.length),
-}
+})
 
 /** P is a person, G a goal, T a tool. */
 const distractions = [
@@ -41,10 +84,10 @@ const distractions = [
   'P forgot the T near the G .',
   'the T was sold at the G .',
   'P asked P about the G .',
-].map((line) => line.split(' '))
+]
 
 export function instruction(given: InstructionOptions = {}): SequenceTask {
-  const options = readOptions('instruction', rules, given)
+  const options = readOptions('instruction', rules(), given)
   const { distraction, instructions, goals, tools } = options
   if (instructions > goals)
     throw new ConfigError(
@@ -80,8 +123,7 @@ export function instruction(given: InstructionOptions = {}): SequenceTask {
           yield* line(`to open the ${goal} use the ${tool} .`)
         }
         if (at === lines) break
-        const text = distractions[random.integer(distractions.length)]!
-        yield* line(text.map((word) => fill[word]?.() ?? word).join(' '))
+        yield* line(pick(distractions).replace(/\b[PGT]\b/g, (kind) => fill[kind]!()))
       }
       const [goal, tool] = given[random.integer(instructions)]!
       yield* line(`now open the ${goal} with the`)

@@ -21,17 +21,17 @@ export interface NeedleOptions {
   readonly depth?: number
 }
 
-const rules = {
+const rules = () => ({
   haystack: range([4, 100], 0, 2 ** 20),
   needles: whole(1, 1, 1000),
   keyLength: whole(1, 1, 1000),
   alphabet: whole(10, 2),
   noise: whole(8, 1),
   depth: fraction(1),
-}
+})
 
 export function needle(given: NeedleOptions = {}): SequenceTask {
-  const options = readOptions('needle', rules, given)
+  const options = readOptions('needle', rules(), given)
   const { haystack, needles, keyLength, alphabet, noise, depth } = options
   const tags = alphabet + noise
   const asks = tags + needles

@@ -85,7 +85,7 @@ export function readOptions<Rules extends Record<string, Rule<unknown>>>(
   given: object,
 ): Values<Rules> {
   for (const [name, value] of Object.entries(given))
-    if (!(name in rules))
+    if (!Object.hasOwn(rules, name))
       throw new ConfigError(`${task} has no option "${name}"; it has ${Object.keys(rules).join(', ')}`, {
         [name]: value,
       })

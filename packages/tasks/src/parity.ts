@@ -14,11 +14,11 @@ export interface ParityOptions {
   readonly running?: boolean
 }
 
-const rules = { length: range([1, 16], 1, 2 ** 20), running: flag(true) }
+const rules = () => ({ length: range([1, 16], 1, 2 ** 20), running: flag(true) })
 const [even, begin, ask] = [2, 4, 5]
 
 export function parity(given: ParityOptions = {}): SequenceTask {
-  const options = readOptions('parity', rules, given)
+  const options = readOptions('parity', rules(), given)
   const { length, running } = options
   return episodeTask({
     name: 'parity',

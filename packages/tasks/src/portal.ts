@@ -26,13 +26,13 @@ export interface PortalOptions {
   readonly limit?: number
 }
 
-const rules = {
+const rules = () => ({
   rooms: whole(50, 2, 1000),
   size: odd(5, 1, 1001),
   mistakes: whole(2, 1, 10),
   reward: number(0.1, 'a number', () => true),
   limit: whole(1000, 1),
-}
+})
 
 interface Room {
   /** Whether the red door is on the left. */
@@ -55,7 +55,7 @@ interface World {
 type Rules = Required<PortalOptions>
 
 export function portal(given: PortalOptions = {}): EnvironmentTask {
-  const options: Rules = readOptions('portal', rules, given)
+  const options: Rules = readOptions('portal', rules(), given)
   const { rooms, size } = options
   return {
     kind: 'environment',
