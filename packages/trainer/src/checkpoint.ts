@@ -3,7 +3,7 @@
  * (`@lethe/trainer/node`), a page's storage, or a test's variable can hold it.
  */
 import type { MethodFactories, RandomState, TensorFile } from '@lethe/core'
-import { Decoder, FormatError, ShapeError } from '@lethe/core'
+import { Decoder, decodeSafetensors, encodeSafetensors, FormatError, ShapeError } from '@lethe/core'
 import { CheckpointError } from './errors'
 import type { Evaluation } from './evaluate'
 import type { Tokenizer } from './tokenizers'
@@ -40,6 +40,48 @@ export interface CheckpointState {
 export interface ValidationRecord extends Evaluation {
   readonly step: number
 }
+
+/** The files of a checkpoint that hold tensors. */
+export const checkpointFiles = ['model.safetensors', 'optimizer.safetensors', 'memory.safetensors'] as const
+export type CheckpointFile = (typeof checkpointFiles)[number]
+
+/** A checkpoint's tensors as the bytes of its files; its `state` goes beside them as JSON (`state.json`). */
+export function encodeCheckpoint(checkpoint: Checkpoint): Record<CheckpointFile, Uint8Array> {
+  return {
+    'model.safetensors': encodeSafetensors(checkpoint.model),
+    'optimizer.safetensors': encodeSafetensors(checkpoint.optimizer),
+    'memory.safetensors': checkpoint.memory,
+  }
+}
+
+/**
+ * A checkpoint from its files and the content of its state.json: so a run that was begun in Node goes on in a page,
+ * and back. `readCheckpoint` of '@lethe/trainer/node' also verifies the checksums.
+ * @param path where they are from, for messages
+ * @throws FormatError
+ */
+export function decodeCheckpoint(
+  files: Readonly<Record<CheckpointFile, Uint8Array>>,
+  state: CheckpointState,
+  path = 'the checkpoint',
+): Checkpoint {
+  if (state.format !== checkpointFormat)
+    throw new FormatError(`${path} is not a checkpoint of this version: its format is "${state.format}"`, {
+      path,
+      format: state.format,
+    })
+  const tensors = (name: CheckpointFile) => decodeSafetensors(files[name], `${path}/${name}`)
+  return {
+    step: state.step,
+    model: tensors('model.safetensors'),
+    optimizer: tensors('optimizer.safetensors'),
+    memory: files['memory.safetensors'],
+    state,
+    path,
+  }
+}
+
+const checkpointFormat = 'lethe-checkpoint-1'
 
 /** Where a training loop puts its checkpoints. */
 export interface CheckpointStore {

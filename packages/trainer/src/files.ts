@@ -70,7 +70,8 @@ export async function openText(
   const source = {
     length,
     edges: parts.map(({ start }) => start),
-    label: parts.map((part) => part.length).join(),
+    // One file is the same text as its content in a string or Blob: a run may move to a page.
+    ...(parts.length > 1 && { label: parts.map((part) => part.length).join() }),
     read: (start: number, end: number) => read(parts, start, end),
   }
   return { ...(await openBytes(source, options)), files: parts.map(({ path }) => path), skipped }

@@ -13,15 +13,12 @@ import { createHash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import type { TensorFile } from '@lethe/core'
-import { decodeSafetensors, encodeSafetensors, FormatError } from '@lethe/core'
-import type { Checkpoint, CheckpointState, CheckpointStore } from './checkpoint'
+import { FormatError } from '@lethe/core'
+import type { Checkpoint, CheckpointFile, CheckpointState, CheckpointStore } from './checkpoint'
+import { checkpointFiles, decodeCheckpoint, encodeCheckpoint } from './checkpoint'
 import { CheckpointError } from './errors'
 import { syncFolder, unwritable, writeAtomic, writeSynced } from './storage'
 import type { TrainEvent } from './train'
-
-const files = ['model.safetensors', 'optimizer.safetensors', 'memory.safetensors'] as const
-type FileName = (typeof files)[number]
 
 const stepName = (step: number) => `step-${String(step).padStart(6, '0')}`
 const stepPattern = /^step-(\d{6,})$/
@@ -66,13 +63,9 @@ export class CheckpointFolder implements CheckpointStore {
     try {
       await rm(temporary, { recursive: true, force: true })
       await mkdir(temporary)
-      const contents: Record<FileName, Uint8Array> = {
-        'model.safetensors': encodeSafetensors(checkpoint.model),
-        'optimizer.safetensors': encodeSafetensors(checkpoint.optimizer),
-        'memory.safetensors': checkpoint.memory,
-      }
-      for (const name of files) await writeSynced(join(temporary, name), contents[name])
-      const described = Object.fromEntries(files.map((name) => [name, fingerprint(contents[name])]))
+      const contents = encodeCheckpoint(checkpoint)
+      for (const name of checkpointFiles) await writeSynced(join(temporary, name), contents[name])
+      const described = Object.fromEntries(checkpointFiles.map((name) => [name, fingerprint(contents[name])]))
       const state = { ...checkpoint.state, files: described }
       const sealed = { ...state, sha256: sha256(JSON.stringify(state)) }
       await writeSynced(join(temporary, 'state.json'), `${JSON.stringify(sealed, null, 2)}\n`)
@@ -161,8 +154,8 @@ async function lastGoodBefore(path: string): Promise<string | undefined> {
 
 async function readVerified(path: string): Promise<Checkpoint> {
   const sealed = await readSealed(join(path, 'state.json'))
-  const contents = {} as Record<FileName, Uint8Array>
-  for (const name of files) {
+  const contents = {} as Record<CheckpointFile, Uint8Array>
+  for (const name of checkpointFiles) {
     const bytes = await readBytes(join(path, name))
     const expected = sealed.files[name]
     if (!expected || bytes.length !== expected.bytes)
@@ -177,15 +170,7 @@ async function readVerified(path: string): Promise<Checkpoint> {
     contents[name] = bytes
   }
   const { files: _, sha256: __, ...state } = sealed
-  const tensors = (name: FileName): TensorFile => decodeSafetensors(contents[name], join(path, name))
-  return {
-    step: state.step,
-    model: tensors('model.safetensors'),
-    optimizer: tensors('optimizer.safetensors'),
-    memory: contents['memory.safetensors'],
-    state,
-    path,
-  }
+  return decodeCheckpoint(contents, state, path)
 }
 
 type Sealed = CheckpointState & {
