@@ -1,5 +1,10 @@
 /** What the module exports; src/index.ts is the other side. */
 export { gelu, geluGradient, reluGradient, swiglu, swigluGradient } from './activation'
+
+export { attendBackward } from './attention/backward'
+export { attend, unitsOf } from './attention/forward'
+export { requestBytes } from './attention/request'
+export { attentionBytes } from './attention/workspace'
 export { copyLines } from './copy'
 export { cumulate } from './cumulate'
 export { errorFunctions, exponentials } from './exponential'

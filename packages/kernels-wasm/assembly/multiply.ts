@@ -1,8 +1,9 @@
 /** Matrix products: blocks that fit the caches, packed, and tiles of results in registers. */
 import { packPanels } from './pack'
+import { multiplyPanels } from './panels'
 import { multiplyByColumns, multiplyByRows } from './row'
 import { floatBytes } from './simd'
-import { copyTile, multiplyTile, tileColumns, tileRows } from './tile'
+import { tileColumns, tileRows } from './tile'
 
 /** A block of the left operand, 96 kB, stays in the second cache; one panel of the right, 8 kB, in the first. */
 const blockDepth: i32 = 256
@@ -100,35 +101,26 @@ export function multiply(
         )
         const to = out + <usize>firstRow * outRowBytes + <usize>firstColumn * floatBytes
         const accumulate = firstInner > 0
-        for (let column = 0; column < width; column += tileColumns) {
-          const lies = column < lying
-          const rightPanel = lies
-            ? source + <usize>column * floatBytes
-            : packedRight + <usize>(column * depth) * floatBytes
-          const rightStep = lies ? rightRowBytes : <usize>tileColumns * floatBytes
-          for (let row = 0; row < height; row += tileRows) {
-            const leftPanel = packedLeft + <usize>(row * depth) * floatBytes
-            const target = to + <usize>row * outRowBytes + <usize>column * floatBytes
-            const whole = row + tileRows <= height && column + tileColumns <= width
-            multiplyTile(
-              leftPanel,
-              rightPanel,
-              rightStep,
-              depth,
-              whole ? target : tile,
-              whole ? outRowBytes : <usize>tileColumns * floatBytes,
-              whole && accumulate,
-            )
-            if (!whole)
-              copyTile(
-                tile,
-                target,
-                outRowBytes,
-                accumulate,
-                min(tileRows, height - row),
-                min(tileColumns, width - column),
-              )
-          }
+        const leftPanel = <usize>(tileRows * depth) * floatBytes
+        const tileBytes = <usize>tileColumns * floatBytes
+        // Once where they lie, once where they were packed.
+        for (let part = 0; part < 2; part++) {
+          const lies = part === 0
+          const first = lies ? 0 : lying
+          multiplyPanels(
+            packedLeft,
+            leftPanel,
+            lies ? source : packedRight + <usize>(lying * depth) * floatBytes,
+            lies ? tileBytes : <usize>depth * tileBytes,
+            lies ? rightRowBytes : tileBytes,
+            depth,
+            to + <usize>first * floatBytes,
+            outRowBytes,
+            height,
+            lies ? lying : width - lying,
+            accumulate,
+            tile,
+          )
         }
       }
     }

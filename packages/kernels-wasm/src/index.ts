@@ -3,7 +3,10 @@
  * the same source are part of this file's package; the one with relaxed SIMD (fused multiply-add) is taken where the
  * engine has it.
  */
+import { type AttentionRequest, writeRequest } from './attention'
 import { plain, relaxed } from './generated/modules'
+
+export type { AttentionBias, AttentionGroup, AttentionRamp, AttentionRequest } from './attention'
 
 /** A matrix in memory. A transpose is a swap of `rowStep` and `columnStep`. */
 export interface Matrix {
@@ -197,7 +200,18 @@ export interface Kernels {
     from: number,
     to: number,
   ): void
+  /**
+   * weight(t, i) ∝ m(t, i) · exp((query_t · key_i + position(t, i)) · scale + b(t, i)) over slots and persistent slots,
+   * and the values summed with these weights.
+   * @param borrow lends memory for the time of the call
+   */
+  attend(request: AttentionRequest, borrow: Borrow): void
+  /** Its gradients. */
+  attendBackward(request: AttentionRequest, borrow: Borrow): void
 }
+
+/** Gives memory of so many bytes, aligned to 16 bytes, to `use`, and takes it back afterwards. */
+export type Borrow = (bytes: number, use: (at: number) => void) => void
 
 export interface KernelOptions {
   /** Take the build with relaxed SIMD; default: where the engine accepts it. */
@@ -205,8 +219,14 @@ export interface KernelOptions {
 }
 
 /** The module's exports, as assembly/index.ts has them. */
-interface Exports extends Omit<Kernels, 'relaxed' | 'multiply'> {
+interface Exports extends Omit<Kernels, 'relaxed' | 'multiply' | 'attend' | 'attendBackward'> {
   scratchBytes(): number
+  /** Bytes of working space for a request at this address; notes what it counts at `scratch`. */
+  attentionBytes(request: number, backward: boolean, scratch: number): number
+  unitsOf(request: number): number
+  /** At `scratch` is the address of the working space. */
+  attend(request: number, from: number, end: number, scratch: number): void
+  attendBackward(request: number, from: number, end: number, scratch: number): void
   multiply(
     left: number,
     leftRow: number,
@@ -243,13 +263,27 @@ export function loadKernels(
   const module = moduleOf(fused ? relaxed : plain)
   if (module === undefined) return undefined
   const exports = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as Exports
-  const { multiply, scratchBytes, ...others } = exports
+  const { multiply, scratchBytes, attentionBytes, unitsOf, attend, attendBackward, ...others } = exports
   const scratch = allocate(scratchBytes())
   if (scratch === 0)
     throw new RangeError(`The memory has no ${scratchBytes()} bytes left for the kernels' working space.`)
+  const attention =
+    (compute: Exports['attend'], backward: boolean): Kernels['attend'] =>
+    (request, borrow) => {
+      // The kernels' own working space is free meanwhile: the request goes there, behind the address of the borrowed one.
+      const at = scratch + 64
+      const end = writeRequest(memory, at, request)
+      borrow(attentionBytes(at, backward, (end + 63) & ~63), (space) => {
+        new Uint32Array(memory.buffer)[scratch / 4] = space
+        compute(at, 0, unitsOf(at), scratch)
+      })
+    }
+
   return {
     ...others,
     relaxed: fused,
+    attend: attention(attend, false),
+    attendBackward: attention(attendBackward, true),
     multiply(left, right, out, rows, columns, inner) {
       multiply(
         left.at,

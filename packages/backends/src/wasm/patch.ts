@@ -7,6 +7,7 @@ import {
   unregisterKernel,
 } from '@tensorflow/tfjs-core'
 import { BackendError } from '../errors'
+import { offerAttention } from './attention'
 import { cumsum } from './cumsum'
 import { erf, exp } from './elementwise'
 import { fusedKernels } from './fused'
@@ -74,6 +75,7 @@ export function patchWasmBackend({ kernels }: PatchOptions = {}): string[] {
     const kernelFunc = patch(stock?.kernelFunc ?? missing)
     registerKernel({ ...stock, kernelName, backendName: 'wasm', kernelFunc, [mark]: true } as KernelConfig)
   }
+  offerAttention()
   return Object.keys(patches)
 }
 

@@ -64,18 +64,26 @@ export interface AttentionKernel {
   backward(request: AttentionRequest, result: FusedResult, gradients: ResultGradients): NamedTensors
 }
 
-const kernels = new Map<string, AttentionKernel>()
+/** By backend, in one place for all copies of this package, where a backend's package may put its own without importing
+ *  this one. The number is the version of `AttentionKernel`. */
+const seam = Symbol.for('lethe.attention-kernels.1')
+const realm = globalThis as unknown as Record<symbol, Map<string, AttentionKernel> | undefined>
+
+function attentionKernels(): Map<string, AttentionKernel> {
+  realm[seam] ??= new Map()
+  return realm[seam]
+}
 
 /** Puts a backend's fused kernel behind the seam (null takes it away). */
 export function setAttentionKernel(backend: string, kernel: AttentionKernel | null): void {
-  if (kernel) kernels.set(backend, kernel)
-  else kernels.delete(backend)
+  if (kernel) attentionKernels().set(backend, kernel)
+  else attentionKernels().delete(backend)
 }
 
 /** Attention by the backend's fused kernel where there is one for this request, else by plain operations. */
 export function attend(request: AttentionRequest): AttentionResult {
   checkSpans(request)
-  const kernel = kernels.get(getBackend())
+  const kernel = attentionKernels().get(getBackend())
   return kernel?.covers(request) ? attendFused(kernel, request) : attendPlain(request)
 }
 
