@@ -16,6 +16,7 @@ import { compareDefaults } from './compare/plan'
 import { SetupError, UsageError } from './errors'
 import { generalHelp, helpOf } from './help'
 import { type CommandLine, type CommandName, commandNames, parseCommandLine, suggestion } from './options'
+import { DeviceError } from './session'
 
 const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<number>>> = {
   train: trainCommand,
@@ -78,6 +79,7 @@ try {
   const expected =
     error instanceof UsageError ||
     error instanceof SetupError ||
+    error instanceof DeviceError ||
     LetheError.isInstance(error) ||
     BackendError.isInstance(error)
   const text = error instanceof Error ? error.message : String(error)

@@ -247,6 +247,12 @@ const table = {
     default: 500,
     help: 'steps between checkpoints, 0 for one at the end',
   },
+  retry: {
+    ...training,
+    commands: ['train'],
+    kind: 'flag',
+    help: 'if the GPU is lost, start it again once and go on from the last checkpoint',
+  },
   keep: { ...training, kind: 'whole', least: 1, default: 3, help: 'checkpoints that are kept' },
 
   prompt: {

@@ -1,5 +1,6 @@
 /** A training run as the command line shows it: progress, Ctrl-C, checkpoints, what to do next. */
 import { resolve } from 'node:path'
+import { BackendError, type BackendInfo } from '@lethe/backends'
 import type { Decoder } from '@lethe/core'
 import type { EvalEvent, StepEvent, TextData } from '@lethe/trainer'
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
@@ -12,6 +13,19 @@ export interface Session {
   readonly options: TrainOptions
   readonly run: RunFolder
   readonly json: boolean
+  /** Of the backend that computes. */
+  readonly backend: BackendInfo
+}
+
+/** The device failed while a run was trained. */
+export class DeviceError extends Error {
+  override readonly name = 'DeviceError'
+
+  /** @param saved the last good checkpoint */
+  constructor(cause: BackendError, command: string, saved: string | undefined) {
+    const where = saved === undefined ? 'there is no checkpoint yet' : `the last good checkpoint is ${saved}`
+    super(`${cause.message} Of this run, ${where}; go on with: ${command}`, { cause })
+  }
 }
 
 /** The trainer's options from the command line's. */
@@ -64,7 +78,7 @@ export async function createRun(out: string, config: unknown, keep: number): Pro
 export async function runTraining(
   session: Session,
 ): Promise<{ finished: boolean; last: EvalEvent | undefined }> {
-  const { options, run, json } = session
+  const { options, run, json, backend } = session
   const before = options.resume?.step ?? 0
   const status = new StatusLine(process.stdout)
   const paint = colours(process.stdout)
@@ -84,7 +98,12 @@ export async function runTraining(
   let last: EvalEvent | undefined
   let finished = true
   try {
-    const events = train({ ...options, checkpoints: run.checkpoints, signal: interruption.signal })
+    const events = train({
+      ...options,
+      checkpoints: run.checkpoints,
+      signal: interruption.signal,
+      check: backend.throwIfFailed,
+    })
     for await (const event of events) {
       await run.record(event)
       if (json && event.type !== 'evaluating') console.log(JSON.stringify(event))
@@ -111,6 +130,8 @@ export async function runTraining(
       } else if (event.type === 'checkpoint') saved = event.path
       else if (event.type === 'end') finished = event.reason === 'finished'
     }
+  } catch (error) {
+    throw await deviceFailure(error, backend, resumeCommand(run), saved)
   } finally {
     process.off('SIGINT', interrupt)
     process.off('SIGTERM', interrupt)
@@ -120,11 +141,31 @@ export async function runTraining(
   if (saved) print(`checkpoint: ${relativePath(resolve(saved))}`)
   print(`metrics: ${relativePath(resolve(run.metricsPath))}`)
   if (!finished) {
-    const command = `${program()} train --resume ${shellQuoted(relativePath(resolve(run.path)))}`
+    const command = resumeCommand(run)
     if (json) console.log(JSON.stringify({ type: 'interrupted', resume: command }))
     else print(`interrupted; go on with: ${command}`)
   }
   return { finished, last }
+}
+
+const resumeCommand = (run: RunFolder) =>
+  `${program()} train --resume ${shellQuoted(relativePath(resolve(run.path)))}`
+
+/** The error to report: the device's, where that is the cause. A lost GPU rejects reads before it says that it is lost. */
+async function deviceFailure(
+  error: unknown,
+  backend: BackendInfo,
+  command: string,
+  saved: string | undefined,
+): Promise<unknown> {
+  await new Promise((done) => setTimeout(done, 100))
+  try {
+    backend.throwIfFailed()
+  } catch (failure) {
+    if (BackendError.isInstance(failure))
+      return new DeviceError(failure, command, saved && relativePath(resolve(saved)))
+  }
+  return error
 }
 
 function stepLine(event: StepEvent, steps: number, before: number): string {

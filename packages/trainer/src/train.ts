@@ -66,6 +66,11 @@ export interface TrainOptions {
   readonly checkpointEvery?: number
   /** Goes on from here. Data, model and options must be those of the checkpoint; `steps` may be more. */
   readonly resume?: Checkpoint | undefined
+  /**
+   * Called after each step, evaluation and before each checkpoint, when their results have been read: throws where the device
+   * has failed (`throwIfFailed` of `useBackend`), so that what a lost GPU left is neither told nor saved.
+   */
+  readonly check?: (() => void) | undefined
   /** Ends the run after the step at hand: with a checkpoint, if there is a store. */
   readonly signal?: AbortSignal | undefined
 }
@@ -201,6 +206,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
         validation: [...history],
       },
     }
+    settings.check?.()
     saved = await checkpoints!.save(checkpoint)
     savedStep = step
     return { type: 'checkpoint', step, path: saved }
@@ -248,6 +254,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       for (;;) {
         const next = await blocks.next()
         if (next.done) {
+          settings.check?.()
           history.push({ step, ...next.value })
           yield { type: 'eval', step, ...next.value, seconds: seconds() }
           return
@@ -288,6 +295,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       const start = performance.now()
       const learningRate = learningRateAt(step + 1, settings)
       const { loss, penalty, gradientNorm } = await update(learningRate)
+      settings.check?.()
       step++
       if (!Number.isFinite(loss + penalty + gradientNorm))
         throw notFinite({ step, loss, penalty, gradientNorm, learningRate }, saved)

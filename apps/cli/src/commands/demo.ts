@@ -54,7 +54,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   checkTraining(options)
   const out = given.out ?? newFolder()
   const run = await createRun(out, { ...settings, data: files }, settings.keep)
-  const { finished, last } = await runTraining({ options, run, json })
+  const { finished, last } = await runTraining({ options, run, json, backend })
   if (!finished) return 130
 
   const tokens = given.tokens ?? 300

@@ -1,16 +1,18 @@
 /** lethe train: trains a model, or goes on with a run. */
 import { resolve } from 'node:path'
+import { disposeBackend } from '@lethe/backends'
 import { checkTraining } from '@lethe/trainer'
 import { openText, RunFolder, readRun } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import { UsageError } from '../errors'
 import { type CommandLine, type Given, parseConfig } from '../options'
-import { createRun, runTraining, trainOptions } from '../session'
+import { createRun, DeviceError, runTraining, trainOptions } from '../session'
 import { decoderOf, settingsOf } from '../settings'
 
 /** Options that may differ when a run goes on; the others are part of what it is. */
-const free = [
+const free: readonly (keyof Given)[] = [
   'steps',
+  'retry',
   'backend',
   'eval-every',
   'checkpoint-every',
@@ -31,7 +33,7 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   const settings = settingsOf(options)
   const files = options.data.map((path) => resolve(path))
   const data = await openText(files, { tokenizer: settings.tokenizer })
-  await startBackend(options.backend)
+  const backend = await startBackend(options.backend)
   const decoder = decoderOf(settings, data.tokenizer.vocabulary)
   const training = trainOptions(settings, decoder, data, resumed?.checkpoint)
   checkTraining(training)
@@ -40,8 +42,18 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   const { keep } = settings
   const config = { ...settings, data: files, ...(options.backend && { backend: options.backend }) }
   const run = resumed ? (await RunFolder.resume(out, { keep })).run : await createRun(out, config, keep)
-  const { finished } = await runTraining({ options: training, run, json: given.json ?? false })
-  return finished ? 0 : 130
+  const json = given.json ?? false
+  try {
+    const { finished } = await runTraining({ options: training, run, json, backend })
+    return finished ? 0 : 130
+  } catch (error) {
+    if (!(error instanceof DeviceError && given.retry)) throw error
+    process.stderr.write(`lethe: ${error.message}\nlethe: trying once more\n`)
+    await disposeBackend()
+    const again = free.filter((name) => name !== 'retry' && name in options)
+    const same: Given = Object.fromEntries(again.map((name) => [name, options[name]]))
+    return trainCommand({ given: { ...same, resume: run.path }, positionals: [] })
+  }
 }
 
 /** A run's options and newest checkpoint. @throws UsageError where the command line contradicts the options */
@@ -51,7 +63,7 @@ async function readResumed(path: string, given: Given) {
   const { config, root, checkpoint } = await readRun(path)
   const saved = parseConfig(config, 'train', `${root}/config.json`)
   for (const [name, value] of Object.entries(given)) {
-    if (free.includes(name)) continue
+    if (free.includes(name as keyof Given)) continue
     const before = saved[name as keyof Given]
     const same =
       name === 'data'
