@@ -1,6 +1,5 @@
 export type { AttentionKernel, FusedResult, ResultGradients } from './attention/attend'
 export { attend, attendPlain, setAttentionKernel } from './attention/attend'
-export { recomputedAttention } from './attention/recompute'
 export type { AttentionGroup, AttentionRequest, AttentionResult, DistanceRows } from './attention/request'
 export { takeApart } from './attention/request'
 export { breathe } from './breathe'

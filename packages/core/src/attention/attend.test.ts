@@ -6,8 +6,15 @@ import { registerGradients } from '../gradients'
 import { scope } from '../ops/scope'
 import { attentionCases, attentionLaws, compareAttention } from '../testing/attention-laws'
 import { attentionCase, attentionOracle, largestDifference, requestOf, toTensor } from '../testing/oracle'
-import { type AttentionKernel, attend, attendByContent, attendPlain, setAttentionKernel } from './attend'
-import { recomputedAttention } from './recompute'
+import {
+  type AttentionKernel,
+  attend,
+  attendBy,
+  attendByContent,
+  attendPlain,
+  setAttentionKernel,
+} from './attend'
+import { plainAttention } from './backward'
 import { type AttentionRequest, takeApart } from './request'
 
 describe.each(['cpu', 'wasm'] as const)('attention on %s', (backend) => {
@@ -17,6 +24,18 @@ describe.each(['cpu', 'wasm'] as const)('attention on %s', (backend) => {
   })
 
   test.each(attentionLaws({ compute: attendPlain }))('$name', ({ check }) => check())
+
+  describe.each([
+    ['with the weights kept', {}],
+    ['weighing again', { kept: 0 }],
+    ['row by row', { atOnce: 1 }],
+    ['row by row, weighing again', { atOnce: 1, kept: 0 }],
+  ])('the gradient by hand, %s', (_, options) => {
+    const kernel = plainAttention(options)
+    test.each(attentionLaws({ compute: (request) => attendBy(kernel, request) }))('$name', ({ check }) =>
+      check(),
+    )
+  })
 
   test('a head-span of the wrong size is refused', () => {
     const given = attentionCase({
@@ -57,17 +76,19 @@ describe.each(['cpu', 'wasm'] as const)('attention on %s', (backend) => {
     /** Computes as plain operations do, and counts. */
     const counting = (covers: boolean) => {
       const calls = { forward: 0, backward: 0 }
-      const { forward, backward } = recomputedAttention
+      const { forward, backward } = plainAttention()
       const kernel: AttentionKernel = {
         covers: () => covers,
         forward: (request) => {
           calls.forward++
-          return { ...forward(request), kept: [scalar(7)] }
+          const result = forward(request)
+          return { ...result, kept: [...result.kept!, scalar(7)] }
         },
         backward: (request, result, gradients) => {
           calls.backward++
-          expect(result.kept![0]!.dataSync()[0]).toBe(7)
-          return backward(request, result, gradients)
+          const own = [...result.kept!]
+          expect(own.pop()!.dataSync()[0]).toBe(7)
+          return backward(request, { ...result, kept: own }, gradients)
         },
       }
       return { kernel, calls }

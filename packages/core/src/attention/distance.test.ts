@@ -1,8 +1,18 @@
 /** Distances, masks and the skew against loops over every pair. */
 import { useBackend } from '@lethe/backends'
-import { tensor, tidy } from '@tensorflow/tfjs-core'
+import { mul, sum, type Tensor, tensor, tidy } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { distanceRange, distances, type GroupGeometry, masked, skew, windowMask } from './distance'
+import {
+  distanceRange,
+  distances,
+  type GroupGeometry,
+  masked,
+  padColumns,
+  skew,
+  skewLayout,
+  unskew,
+  windowMask,
+} from './distance'
 
 const infinity = Number.POSITIVE_INFINITY
 const contiguous = (
@@ -17,6 +27,12 @@ const contiguous = (
   nearest,
   farthest,
 })
+
+/** @param byDistance [rows, queries, high - low + 1] */
+function skewed(byDistance: Tensor, first: number, pace: number, low: number, high: number, slots: number) {
+  const layout = skewLayout(first, pace, { low, high }, byDistance.shape[1]!, slots)
+  return skew(padColumns(byDistance, 2, layout), layout)
+}
 
 /** Every geometry of a small grid: first below, at and above the window, all paces, narrow and wide groups. */
 const grid = [1, 2, 5].flatMap((queries) =>
@@ -58,7 +74,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
         return value(Math.floor(index / (columns * queries)), query, high - (index % columns))
       })
       const found = tidy(() =>
-        skew(tensor(byDistance, [rows, queries, columns]), first, pace, low, high, group.slots).arraySync(),
+        skewed(tensor(byDistance, [rows, queries, columns]), first, pace, low, high, group.slots).arraySync(),
       ) as number[][][]
       for (let row = 0; row < rows; row++)
         for (let query = 0; query < queries; query++)
@@ -76,9 +92,27 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     expect(compared).toBeGreaterThan(5000)
   })
 
+  test('the way back is the transpose', () => {
+    for (const { queries, pace, first, group } of grid) {
+      const range = distanceRange(group, queries)
+      if (range.high < range.low) continue
+      const layout = skewLayout(first, pace, range, queries, group.slots)
+      const filled = (columns: number, seed: number) =>
+        tensor(
+          Float32Array.from({ length: 2 * queries * columns }, (_, index) => Math.sin(seed + index * index)),
+          [2, queries, columns],
+        )
+      const [there, back] = tidy(() => {
+        const [x, y] = [filled(layout.columns, 1), filled(group.slots, 2)]
+        return [sum(mul(skew(x, layout), y)).arraySync(), sum(mul(x, unskew(y, layout))).arraySync()]
+      }) as [number, number]
+      expect(there, JSON.stringify({ queries, pace, first, group })).toBeCloseTo(back, 4)
+    }
+  })
+
   test('the skew above a table that is shorter than the distances is zero', () => {
     // Distances 5..0 occur; the table ends at 2.
-    const found = tidy(() => skew(tensor([[[1, 2, 3]]]), 5, 1, 0, 2, 6).arraySync())
+    const found = tidy(() => skewed(tensor([[[1, 2, 3]]]), 5, 1, 0, 2, 6).arraySync())
     expect(found).toEqual([[[0, 0, 0, 1, 2, 3]]])
   })
 

@@ -69,55 +69,104 @@ export function distanceRange({ slots, distance, nearest, farthest }: GroupGeome
   return { low: Math.max(nearest, newest), high: Math.min(farthest, oldest) }
 }
 
-/**
- * From "query × distance" to "query × slot" for a contiguous group, by padding and reshaping alone (the shift trick
- * of Transformer-XL, appendix B, for any window).
- * @param byDistance [rows, queries, high - low + 1], column c for distance high - c
- * @returns [rows, queries, slots]; 0 for distances above `high`, arbitrary for those below `low`
- */
-export function skew(
-  byDistance: Tensor,
-  first: number,
-  queriesPerStep: number,
-  low: number,
-  high: number,
-  slots: number,
-): Tensor {
-  const [rows, queries, columns] = byDistance.shape as [number, number, number]
-  if (queriesPerStep === 1) return skewRows(byDistance, first, low, high, slots)
-  if (queriesPerStep >= queries) {
-    // No query moves: row i has slot j at distance first - j.
-    const still = reshape(byDistance, [rows * queries, 1, columns])
-    return reshape(skewRows(still, first, low, high, slots), [rows, queries, slots])
-  }
-  // Queries that share a step become rows of their own: [rows, steps, pace, columns] → [rows · pace, steps, columns].
-  const steps = Math.ceil(queries / queriesPerStep)
-  const whole = pad(byDistance, [
-    [0, 0],
-    [0, steps * queriesPerStep - queries],
-    [0, 0],
-  ])
-  const apart = transpose(reshape(whole, [rows, steps, queriesPerStep, columns]), [0, 2, 1, 3])
-  const skewed = skewRows(reshape(apart, [rows * queriesPerStep, steps, columns]), first, low, high, slots)
-  const together = transpose(reshape(skewed, [rows, queriesPerStep, steps, slots]), [0, 2, 1, 3])
-  return slice(reshape(together, [rows, steps * queriesPerStep, slots]), [0, 0, 0], [rows, queries, slots])
+/** Where the products of a contiguous group's queries with the keys of its distances are to stand, for the skew. */
+export interface SkewLayout {
+  readonly queries: number
+  readonly slots: number
+  /** Queries after which distances grow by one, at most `queries`. */
+  readonly pace: number
+  /** Rows in which distances grow by one from each to the next. */
+  readonly steps: number
+  /** Columns of a row: the distances high..low from column `left` on, zeros beside them. */
+  readonly columns: number
+  readonly left: number
+  /** Columns of the first row that no slot has. */
+  readonly start: number
 }
 
-/** `skew` where every query is one step after the one before it. */
-function skewRows(byDistance: Tensor, first: number, low: number, high: number, slots: number): Tensor {
-  const [rows, queries, columns] = byDistance.shape as [number, number, number]
-  // Entry (i, c) belongs at column offset + i + c. Written into rows of width + 1 and read in rows of width, row i
-  // moves i places to the right.
+/** @param queriesPerStep Infinity for slots that keep their distance */
+export function skewLayout(
+  first: number,
+  queriesPerStep: number,
+  { low, high }: { readonly low: number; readonly high: number },
+  queries: number,
+  slots: number,
+): SkewLayout {
+  const pace = Math.min(queriesPerStep, queries)
+  const steps = Math.ceil(queries / pace)
+  // Distance high - c of row i belongs to slot offset + i + c. Written into rows of width + 1 and read in rows of
+  // width, row i moves i places to the right.
   const offset = first - high
-  const width = Math.max(slots, first - low + queries)
+  const width = Math.max(slots, first - low + steps)
   const left = Math.max(0, offset)
-  const padded = pad(byDistance, [
+  return { queries, slots, pace, steps, columns: width + 1, left, start: Math.max(0, -offset) }
+}
+
+/** Zeros beside the distances along an axis, to the layout's columns. */
+export function padColumns(x: Tensor, axis: number, { columns, left }: SkewLayout): Tensor {
+  const paddings = x.shape.map((size, index): [number, number] =>
+    index === axis ? [left, columns - size - left] : [0, 0],
+  )
+  return pad(x, paddings)
+}
+
+/**
+ * From "query × distance" to "query × slot" for a contiguous group, by reshaping alone (the shift trick of
+ * Transformer-XL, appendix B, for any window).
+ * @param byDistance [rows, queries, columns] as the layout has it
+ * @returns [rows, queries, slots]; 0 for distances above `high`, arbitrary for those below `low`
+ */
+export function skew(byDistance: Tensor, layout: SkewLayout): Tensor {
+  const { slots, steps, columns, start } = layout
+  const width = columns - 1
+  const apart = splitPace(byDistance, layout) // [streams, steps, columns]
+  const streams = apart.shape[0]!
+  const moved = slice(reshape(apart, [streams, steps * columns]), [0, start], [streams, steps * width])
+  const shifted = reshape(moved, [streams, steps, width])
+  return joinPace(width === slots ? shifted : slice(shifted, [0, 0, 0], [streams, steps, slots]), layout)
+}
+
+/** The transpose of `skew`: gradients by slot to gradients by distance, [rows, queries, columns]. */
+export function unskew(bySlot: Tensor, layout: SkewLayout): Tensor {
+  const { slots, steps, columns, start } = layout
+  const width = columns - 1
+  const apart = splitPace(bySlot, layout) // [streams, steps, slots]
+  const streams = apart.shape[0]!
+  const wide =
+    width === slots
+      ? apart
+      : pad(apart, [
+          [0, 0],
+          [0, 0],
+          [0, width - slots],
+        ]) // prettier-ignore
+  const flat = pad(reshape(wide, [streams, steps * width]), [
     [0, 0],
-    [0, 0],
-    [left, width + 1 - columns - left],
+    [start, steps - start],
   ])
-  const flat = reshape(padded, [rows, queries * (width + 1)])
-  const moved = slice(flat, [0, Math.max(0, -offset)], [rows, queries * width])
-  const shifted = reshape(moved, [rows, queries, width])
-  return width === slots ? shifted : slice(shifted, [0, 0, 0], [rows, queries, slots])
+  return joinPace(reshape(flat, [streams, steps, columns]), layout)
+}
+
+/** Queries that share a step become streams of their own: [rows, queries, n] → [rows · pace, steps, n]. */
+function splitPace(x: Tensor, { queries, pace, steps }: SkewLayout): Tensor {
+  const [rows, , size] = x.shape as [number, number, number]
+  if (pace === 1) return x
+  if (steps === 1) return reshape(x, [rows * queries, 1, size])
+  const whole = pad(x, [
+    [0, 0],
+    [0, steps * pace - queries],
+    [0, 0],
+  ])
+  const apart = transpose(reshape(whole, [rows, steps, pace, size]), [0, 2, 1, 3])
+  return reshape(apart, [rows * pace, steps, size])
+}
+
+/** The way back: [rows · pace, steps, n] → [rows, queries, n]. */
+function joinPace(x: Tensor, { queries, pace, steps }: SkewLayout): Tensor {
+  const [streams, , size] = x.shape as [number, number, number]
+  if (pace === 1) return x
+  const rows = streams / pace
+  if (steps === 1) return reshape(x, [rows, queries, size])
+  const together = transpose(reshape(x, [rows, pace, steps, size]), [0, 2, 1, 3])
+  return slice(reshape(together, [rows, steps * pace, size]), [0, 0, 0], [rows, queries, size])
 }

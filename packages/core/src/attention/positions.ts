@@ -15,10 +15,12 @@ import {
   minimum,
   mul,
   pad,
+  matMul as product,
   reshape,
   sin,
   slice,
   sub,
+  sum,
   type Tensor,
   type Tensor1D,
   type Tensor2D,
@@ -32,7 +34,15 @@ import { differentiable } from '../ops/differentiable'
 import { fused } from '../ops/fused'
 import { indicator } from '../ops/indicator'
 import { matMul } from '../ops/matmul'
-import { distanceRange, type GroupGeometry, skew } from './distance'
+import {
+  distanceRange,
+  type GroupGeometry,
+  padColumns,
+  type SkewLayout,
+  skew,
+  skewLayout,
+  unskew,
+} from './distance'
 import type { DistanceRows } from './request'
 
 /** Keys of distances: what a query is multiplied with to score how far away a slot is. */
@@ -153,32 +163,84 @@ export function distanceRows(
  * @returns [batch, heads, block, slots]
  */
 export function positionLogits(queries: Tensor, positions: DistanceRows, group: GroupGeometry): Tensor {
-  const [batch, heads, , block] = queries.shape as [number, number, number, number]
-  const { distance, slots } = group
-  const { rows, low, high } = positions
-  const product = matMul(queries, reshape(rows, [1, ...rows.shape]), {
+  const [batch, heads, size, block] = queries.shape as [number, number, number, number]
+  const { rows, featureMajor } = positions
+  const layout = layoutOf(positions, group, block)
+  // Zeros go where they are fewer: beside the keys or beside the products.
+  const early = rows.shape[0]! * size <= batch * heads * block
+  const keys = early ? padColumns(rows, featureMajor ? 2 : 1, layout) : rows
+  const product = matMul(queries, reshape(keys, [1, ...keys.shape]), {
     transposeA: true,
-    transposeB: !positions.featureMajor,
+    transposeB: !featureMajor,
   })
-  const byDistance = reshape(product, [batch * heads, block, high - low + 1])
-  if (distance.kind === 'contiguous') {
-    const skewed = skew(byDistance, distance.first, distance.queriesPerStep ?? 1, low, high, slots)
-    return reshape(skewed, [batch, heads, block, slots])
-  }
+  const byDistance = reshape(product, [batch * heads, block, product.shape[3]!])
+  const skewed = skew(early ? byDistance : padColumns(byDistance, 2, layout), layout)
+  const { distance, slots } = group
+  if (distance.kind === 'contiguous') return reshape(skewed, [batch, heads, block, slots])
 
   // Scattered survivors: as if every age were there; then each slot picks its own by a product with one-hot rows.
-  const clamped = positions.beyond === 'clamp'
-  const oldest = clamped ? high - block + 1 : high
-  const youngest = low - block + 1
-  const byAge = skew(byDistance, oldest, 1, low, high, oldest - youngest + 1)
-  const age = cast(distance.age, 'int32')
-  const column = cast(sub(oldest, clamped ? minimum(age, oldest) : age), 'int32')
-  if (block === 1) return pickRows(byAge, column as Tensor2D, batch, heads)
+  const { column, ages } = columnsOfAges(distance.age, positions, block)
+  if (block === 1) return pickRows(skewed, column, batch, heads)
   // Heads count as queries: tfjs cannot broadcast an inner batch axis (it takes batches modulo).
-  const ages = oldest - youngest + 1
-  const queriesOfStream = reshape(byAge, [batch, heads * block, ages])
+  const queriesOfStream = reshape(skewed, [batch, heads * block, ages])
   const picked = matMul(queriesOfStream, indicator(column, ages), { transposeB: true, constant: 'b' })
   return reshape(picked, [batch, heads, block, slots])
+}
+
+/**
+ * The gradients of `positionLogits`, written out.
+ * @param dy [batch, heads, block, slots]
+ * @returns `queries` as they are, `rows` as they are
+ */
+export function positionGradients(
+  dy: Tensor,
+  queries: Tensor,
+  positions: DistanceRows,
+  group: GroupGeometry,
+): { readonly queries: Tensor; readonly rows: Tensor } {
+  const [batch, heads, , block] = queries.shape as [number, number, number, number]
+  const { rows, featureMajor } = positions
+  const { distance } = group
+  const layout = layoutOf(positions, group, block)
+  let bySlot = reshape(dy, [batch * heads, block, group.slots])
+  if (distance.kind === 'scattered') {
+    const { column, ages } = columnsOfAges(distance.age, positions, block)
+    const picked = reshape(dy, [batch, heads * block, group.slots])
+    bySlot = reshape(product(picked, indicator(column, ages)), [batch * heads, block, ages])
+  }
+  const byDistance = reshape(unskew(bySlot, layout), [batch, heads, block, layout.columns])
+  const axis = featureMajor ? 2 : 1
+  const keys = padColumns(rows, axis, layout)
+  const wide = featureMajor ? product(queries, byDistance) : product(byDistance, queries, true, true)
+  const perHead = rows.shape[0] === 1 ? sum(wide, [0, 1]) : sum(wide, 0)
+  const whole = reshape(perHead, keys.shape)
+  const from = [0, 0, 0]
+  from[axis] = layout.left
+  return {
+    queries: product(reshape(keys, [1, ...keys.shape]), byDistance, !featureMajor, true),
+    rows: slice(whole, from, rows.shape),
+  }
+}
+
+function layoutOf(positions: DistanceRows, { distance, slots }: GroupGeometry, block: number): SkewLayout {
+  if (distance.kind === 'contiguous')
+    return skewLayout(distance.first, distance.queriesPerStep ?? 1, positions, block, slots)
+  const { oldest, ages } = agesOf(positions, block)
+  return skewLayout(oldest, 1, positions, block, ages)
+}
+
+/** The ages that scattered slots can have and still have a position: oldest, oldest - 1, …, so many. */
+function agesOf({ low, high, beyond }: DistanceRows, block: number) {
+  const oldest = beyond === 'clamp' ? high - block + 1 : high
+  return { oldest, ages: oldest - (low - block + 1) + 1 }
+}
+
+/** For each scattered slot which of the ages it has; those outside 0..ages-1 have no position. */
+function columnsOfAges(age: Tensor2D, positions: DistanceRows, block: number) {
+  const { oldest, ages } = agesOf(positions, block)
+  const whole = cast(age, 'int32')
+  const clamped = positions.beyond === 'clamp' ? minimum(whole, oldest) : whole
+  return { column: cast(sub(oldest, clamped), 'int32') as Tensor2D, ages }
 }
 
 /**

@@ -1,5 +1,5 @@
 /** What attention is asked for, as plain data: numbers and named tensors, which a fused kernel can take apart. */
-import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core'
+import { slice, type Tensor, type Tensor2D } from '@tensorflow/tfjs-core'
 import type { NamedTensors, Outcome, Term } from '../method'
 import type { GroupGeometry } from './distance'
 
@@ -57,6 +57,8 @@ export interface TakenApart {
   readonly learning: NamedTensors
   /** Masks, ages and such. */
   readonly constant: NamedTensors
+  /** Names of those that have a row for each of the batch; the others belong to all of it. */
+  readonly perRow: ReadonlySet<string>
   /** The same request with other tensors, given under the same names. */
   with(tensors: NamedTensors): AttentionRequest
 }
@@ -65,6 +67,7 @@ export interface TakenApart {
 export function takeApart(request: AttentionRequest): TakenApart {
   const learning: Record<string, Tensor> = {}
   const constant: Record<string, Tensor> = {}
+  const perRow = new Set<string>()
   type Read = (tensors: NamedTensors) => Record<string, unknown>
   const reads: Read[] = []
   /** Notes a tensor under a name; absent ones stay absent. */
@@ -73,11 +76,14 @@ export function takeApart(request: AttentionRequest): TakenApart {
     name: string,
     key: string,
     tensor: Tensor | undefined,
+    hasRows = true,
   ): Read => {
     if (tensor === undefined) return () => ({})
     into[name] = tensor
+    if (hasRows) perRow.add(name)
     return (tensors) => ({ [key]: tensors[name] })
   }
+  const [batch] = request.queries.shape
   const all =
     (parts: readonly Read[]): Read =>
     (tensors) =>
@@ -88,8 +94,8 @@ export function takeApart(request: AttentionRequest): TakenApart {
   if (request.queryBias) {
     const { content, position } = request.queryBias
     const read = all([
-      note(learning, 'queryBias.content', 'content', content),
-      note(learning, 'queryBias.position', 'position', position),
+      note(learning, 'queryBias.content', 'content', content, false),
+      note(learning, 'queryBias.position', 'position', position, false),
     ])
     reads.push((tensors) => ({ queryBias: read(tensors) }))
   }
@@ -97,8 +103,8 @@ export function takeApart(request: AttentionRequest): TakenApart {
     const { queries, keys, values } = request.persistent
     const read = all([
       note(learning, 'persistent.queries', 'queries', queries),
-      note(learning, 'persistent.keys', 'keys', keys),
-      note(learning, 'persistent.values', 'values', values),
+      note(learning, 'persistent.keys', 'keys', keys, false),
+      note(learning, 'persistent.values', 'values', values, false),
     ])
     reads.push((tensors) => ({ persistent: read(tensors) }))
   }
@@ -110,7 +116,7 @@ export function takeApart(request: AttentionRequest): TakenApart {
       note(constant, name('exempt'), 'exempt', group.exempt),
     ])
     const age = note(constant, name('age'), 'age', distance.kind === 'scattered' ? distance.age : undefined)
-    const rows = note(learning, name('rows'), 'rows', positions?.rows)
+    const rows = note(learning, name('rows'), 'rows', positions?.rows, false)
     return (tensors: NamedTensors): AttentionGroup => ({
       ...group,
       ...masks(tensors),
@@ -122,8 +128,14 @@ export function takeApart(request: AttentionRequest): TakenApart {
     const name = (part: string) => `terms.${index}.${part}`
     const read = {
       'slot-life': () => note(learning, name('life'), 'life', (term as { life: Tensor }).life),
-      'head-span': () => note(learning, name('span'), 'span', (term as { span: Tensor }).span),
-      bias: () => note(learning, name('bias'), 'bias', (term as { bias: Tensor }).bias),
+      'head-span': () => {
+        const { span } = term as { span: Tensor }
+        return note(learning, name('span'), 'span', span, span.rank === 3)
+      },
+      bias: () => {
+        const { bias } = term as { bias: Tensor }
+        return note(learning, name('bias'), 'bias', bias, bias.rank === 4 && bias.shape[0] === batch)
+      },
       selection: () =>
         all([
           note(learning, name('carried'), 'carried', (term as { carried: Tensor }).carried),
@@ -136,6 +148,7 @@ export function takeApart(request: AttentionRequest): TakenApart {
   return {
     learning,
     constant,
+    perRow,
     with: (tensors) => ({
       ...request,
       ...read(tensors),
@@ -144,3 +157,20 @@ export function takeApart(request: AttentionRequest): TakenApart {
     }),
   }
 }
+
+/** The request of `count` rows of the batch from `start` on. */
+export function rowsOf(request: AttentionRequest, start: number, count: number): AttentionRequest {
+  if (start === 0 && count === request.queries.shape[0]) return request
+  const { learning, constant, perRow, with: put } = takeApart(request)
+  const part = Object.entries({ ...learning, ...constant }).map(([name, tensor]) => [
+    name,
+    perRow.has(name) ? sliceRows(tensor, start, count) : tensor,
+  ])
+  return put(Object.fromEntries(part))
+}
+
+/** `count` rows of the first axis from `start` on. */
+export const sliceRows = <T extends Tensor>(x: T, start: number, count: number): T =>
+  (start === 0 && count === x.shape[0]
+    ? x
+    : slice(x, [start, ...x.shape.slice(1).map(() => 0)], [count, ...x.shape.slice(1)])) as T

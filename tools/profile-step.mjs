@@ -1,0 +1,203 @@
+#!/usr/bin/env node
+/**
+ * node tools/profile-step.mjs [--backend tensorflow] [--method fixed-span] [--preset fair] [--steps 5] [--shapes]
+ *   [--top 25] [--layers 4] [--width 256] [--heads 4] [--block 128] [--span 512] [--batch 8] [--json]
+ *
+ * Where a training step goes: calls and milliseconds of each kernel (with --shapes: of each kernel and the shapes it
+ * gets), what the host spends outside of kernels, tensors uploaded from the host, peak bytes of tensors. Times are those of
+ * the calling thread: on a backend that only queues its work (webgpu) they are the time to queue.
+ */
+import { parseArgs } from 'node:util'
+import { adaptiveSpan } from '@lethe/adaptive-span'
+import { disposeBackend, useBackend } from '@lethe/backends'
+import { compressive } from '@lethe/compressive'
+import { Decoder, fixedSpan, presets, Random, registerGradients } from '@lethe/core'
+import { expireSpan } from '@lethe/expire-span'
+import { selective } from '@lethe/selective'
+import { Optimizer } from '@lethe/trainer'
+import * as tf from '@tensorflow/tfjs-core'
+
+const text = (value) => ({ type: 'string', default: value })
+const { values: given } = parseArgs({
+  options: {
+    backend: text('tensorflow'),
+    method: text('fixed-span'),
+    preset: text('fair'),
+    steps: text('5'),
+    top: text('25'),
+    layers: text('4'),
+    width: text('256'),
+    heads: text('4'),
+    block: text('128'),
+    span: text('512'),
+    batch: text('8'),
+    shapes: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+  },
+})
+const number = (name) => Number(given[name])
+const [span, block, batch] = ['span', 'block', 'batch'].map(number)
+
+const methods = {
+  'fixed-span': () => fixedSpan({ span }),
+  // Spans at their limits: the memory is full.
+  'adaptive-span': () => adaptiveSpan({ maxSpan: span, ramp: 32, penalty: 2e-6, initialSpan: span }),
+  'expire-span': () => expireSpan({ maxSpan: span, ramp: 32, penalty: 1e-6, initialPercentage: 0.99 }),
+  compressive: () =>
+    compressive({ memory: span, compressed: span / 4, rate: 4, compression: 'conv', loss: 'attention' }),
+  selective: () => selective({ budget: span, memoryLoss: 0 }),
+}
+
+/** One row per kernel, of all calls since the last reset. */
+class KernelTimes {
+  rows = new Map()
+  peakBytes = 0
+  uploads = { calls: 0, bytes: 0 }
+  /** Milliseconds spent in kernels that the running kernel called itself. */
+  #inner = 0
+
+  /** Watches every kernel that the engine runs from now on. */
+  constructor(engine, byShape) {
+    const { runKernel, makeTensor } = engine
+    engine.runKernel = (name, inputs, attributes) => {
+      const outer = this.#inner
+      this.#inner = 0
+      const began = performance.now()
+      try {
+        return runKernel.call(engine, name, inputs, attributes)
+      } finally {
+        const elapsed = performance.now() - began
+        const key = byShape ? `${name} ${shapesOf(inputs)}${flagsOf(attributes)}` : name
+        const row = this.rows.get(key) ?? { calls: 0, ms: 0 }
+        row.calls++
+        row.ms += elapsed - this.#inner
+        this.rows.set(key, row)
+        this.#inner = outer + elapsed
+        this.peakBytes = Math.max(this.peakBytes, engine.state.numBytes)
+      }
+    }
+    engine.makeTensor = (values, shape, dtype, backend) => {
+      const tensor = makeTensor.call(engine, values, shape, dtype, backend)
+      this.uploads.calls++
+      this.uploads.bytes += tensor.size * 4
+      return tensor
+    }
+  }
+
+  reset() {
+    this.rows.clear()
+    this.peakBytes = 0
+    this.uploads = { calls: 0, bytes: 0 }
+  }
+}
+
+const shapesOf = (inputs) =>
+  Object.values(inputs)
+    .flat()
+    .map((x) => (x?.shape ? `[${x.shape}]` : '-'))
+    .join(' ')
+const flagsOf = (attributes = {}) => {
+  const flags = Object.entries(attributes).filter(([, value]) => value !== false && value !== undefined)
+  return flags.length > 0 ? ` ${flags.map(([name, value]) => `${name}=${value}`).join(' ')}` : ''
+}
+
+await useBackend(given.backend)
+registerGradients()
+const { decoder: style } = presets[given.preset]
+const { headSize: _, ...rest } = style
+const decoder = new Decoder(
+  {
+    ...rest,
+    vocabulary: 256,
+    layers: number('layers'),
+    width: number('width'),
+    heads: number('heads'),
+    feedForward: 4 * number('width'),
+    method: methods[given.method](),
+  },
+  { seed: 1 },
+)
+const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 0.3 })
+const random = new Random(1)
+const randomTokens = () =>
+  tf.tensor2d(
+    Int32Array.from({ length: batch * block }, () => random.integer(256)),
+    [batch, block],
+    'int32',
+  )
+let memory = decoder.initialMemory(batch)
+await decoder.afterUpdate()
+for (let read = 0; read < span; read += block) {
+  const tokens = randomTokens()
+  const result = decoder.forward(tokens, memory)
+  tf.dispose([tokens, result.logits, result.penalty])
+  memory = await decoder.compact(result.memory)
+}
+
+async function step() {
+  const [inputs, targets] = [randomTokens(), randomTokens()]
+  const result = decoder.gradients(inputs, targets, memory, { random })
+  const norm = optimizer.update(result.gradients, 1e-4)
+  await Promise.all([result.loss.data(), norm.data()])
+  tf.dispose([inputs, targets, result.penalty, Object.values(result.gradients), result.loss, norm])
+  await decoder.afterUpdate()
+  memory = await decoder.compact(result.memory)
+}
+
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
+async function timed(steps) {
+  const times = []
+  for (let index = 0; index < steps; index++) {
+    const began = performance.now()
+    await step()
+    times.push(performance.now() - began)
+  }
+  return times
+}
+
+const steps = number('steps')
+await timed(2)
+const unwatched = await timed(steps)
+const tensors = tf.memory().numTensors
+const times = new KernelTimes(tf.engine(), given.shapes)
+const total = (await timed(steps)).reduce((a, b) => a + b) / steps
+const leaked = tf.memory().numTensors - tensors
+const rows = [...times.rows]
+  .map(([kernel, { calls, ms }]) => ({ kernel, calls: calls / steps, ms: ms / steps }))
+  .sort((a, b) => b.ms - a.ms)
+const sum = (key) => rows.reduce((total, row) => total + row[key], 0)
+const figures = {
+  backend: given.backend,
+  method: given.method,
+  preset: given.preset,
+  ms_per_step: median(unwatched),
+  min_ms: Math.min(...unwatched),
+  watched_ms: total,
+  kernel_calls: sum('calls'),
+  kernel_ms: sum('ms'),
+  uploads: times.uploads.calls / steps,
+  upload_bytes: times.uploads.bytes / steps,
+  peak_tensor_bytes: times.peakBytes,
+  peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+  slots: memory.slots,
+  tensors_gained: leaked,
+}
+if (given.json) console.log(JSON.stringify({ ...figures, kernels: rows }))
+else {
+  console.log(
+    `${figures.backend}, ${figures.method} (${figures.preset}), ${figures.slots} slots: ${figures.ms_per_step.toFixed(0)} ms a step (least ${figures.min_ms.toFixed(0)}), ` +
+      `${total.toFixed(0)} when watched: ${figures.kernel_ms.toFixed(0)} in ${figures.kernel_calls.toFixed(0)} kernel calls; ` +
+      `${figures.uploads.toFixed(0)} uploads of ${(figures.upload_bytes / 1e6).toFixed(1)} MB; ` +
+      `peak ${(figures.peak_tensor_bytes / 1e6).toFixed(0)} MB of tensors, ${(figures.peak_rss_bytes / 1e6).toFixed(0)} MB resident; ` +
+      `${leaked} tensors gained`,
+  )
+  console.log('    ms  calls  µs/call  kernel')
+  for (const { kernel, calls, ms } of rows.slice(0, number('top')))
+    console.log(
+      `${ms.toFixed(1).padStart(6)} ${calls.toFixed(0).padStart(6)} ${((1000 * ms) / calls).toFixed(0).padStart(8)}  ${kernel}`,
+    )
+}
+memory.dispose()
+optimizer.dispose()
+decoder.dispose()
+disposeBackend()
