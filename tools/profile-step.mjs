@@ -157,7 +157,9 @@ async function timed(steps) {
 
 const steps = number('steps')
 await timed(2)
+const before = process.cpuUsage()
 const unwatched = await timed(steps)
+const { user, system } = process.cpuUsage(before)
 const tensors = tf.memory().numTensors
 const times = new KernelTimes(tf.engine(), given.shapes)
 const total = (await timed(steps)).reduce((a, b) => a + b) / steps
@@ -172,6 +174,7 @@ const figures = {
   preset: given.preset,
   ms_per_step: median(unwatched),
   min_ms: Math.min(...unwatched),
+  cpu_ms: (user + system) / 1000 / steps,
   watched_ms: total,
   kernel_calls: sum('calls'),
   kernel_ms: sum('ms'),
@@ -185,7 +188,7 @@ const figures = {
 if (given.json) console.log(JSON.stringify({ ...figures, kernels: rows }))
 else {
   console.log(
-    `${figures.backend}, ${figures.method} (${figures.preset}), ${figures.slots} slots: ${figures.ms_per_step.toFixed(0)} ms a step (least ${figures.min_ms.toFixed(0)}), ` +
+    `${figures.backend}, ${figures.method} (${figures.preset}), ${figures.slots} slots: ${figures.ms_per_step.toFixed(0)} ms a step (least ${figures.min_ms.toFixed(0)}, ${figures.cpu_ms.toFixed(0)} of processor time), ` +
       `${total.toFixed(0)} when watched: ${figures.kernel_ms.toFixed(0)} in ${figures.kernel_calls.toFixed(0)} kernel calls; ` +
       `${figures.uploads.toFixed(0)} uploads of ${(figures.upload_bytes / 1e6).toFixed(1)} MB; ` +
       `peak ${(figures.peak_tensor_bytes / 1e6).toFixed(0)} MB of tensors, ${(figures.peak_rss_bytes / 1e6).toFixed(0)} MB resident; ` +

@@ -223,7 +223,11 @@ const normalise = ({ config, weights }: DecodeLayer, hidden: Tensor3D) =>
 function projectSlots({ info, weights }: DecodeLayer, name: string, attended: Tensor3D): Tensor {
   const [batch, slots] = attended.shape
   if (slots === 0) return zeros([batch, info.heads, info.headSize, 0])
-  return projectToHeads([{ hidden: attended, constant: true }], weights.own(name) as never, info.heads)
+  return projectToHeads(
+    [{ hidden: attended, constant: true }],
+    [weights.own(name) as Tensor2D],
+    info.heads,
+  )[0]!
 }
 
 /** The oldest age that can be attended to: the method's reach, or less where the youngest stay in a smaller arena. */

@@ -104,11 +104,11 @@ export function runLayer(
     remembered: (hidden) => ({ hidden: normalise(hidden), constant: !pre && !pass.memoryLearns }),
   }
   const recall = method.recall(block)
-  const queries = projectToHeads(
+  const [queries] = projectToHeads(
     [{ hidden: attended, constant: false }],
-    own('attention.query') as Tensor2D,
+    [own('attention.query') as Tensor2D],
     info.heads,
-  )
+  ) as [Tensor]
   const request = attentionRequest(pass, info, weights, queries, recall)
   const skipped = pass.skips(info.index)
   const { context, ...left } = skipped && !recall.wants ? { context: undefined } : attend(request)
@@ -117,9 +117,9 @@ export function runLayer(
     attendWith: (hidden) => {
       const constant = (name: string) => stopGradient(own(name))
       const read = pre ? (applyNorm(config, hidden, constant, 'attention.norm') as Tensor3D) : hidden
-      const project = (name: string) =>
-        projectToHeads([{ hidden: read, constant: false }], constant(name) as Tensor2D, info.heads)
-      const [keys, values] = [project('attention.key'), project('attention.value')]
+      const weights = ['attention.key', 'attention.value'].map((name) => constant(name) as Tensor2D)
+      const projected = projectToHeads([{ hidden: read, constant: false }], weights, info.heads)
+      const [keys, values] = projected as [Tensor, Tensor]
       return attendByContent(stopGradient(queries), keys, values, request.scale)
     },
   })
@@ -186,21 +186,22 @@ function attentionRequest(
 ): AttentionRequest {
   const { groups } = recall
   const rotary = pass.config.positions === 'rotary'
-  const project = (pieces: readonly SlotPiece[], name: string) =>
-    projectToHeads(pieces, weights.own(name) as Tensor2D, info.heads)
-  const pieces = groups.flatMap((group) => group.pieces)
-  const turnedKeys = (group: SlotGroup) => {
-    const keys = project(group.pieces, 'attention.key')
-    return rotate(keys, anglesOf(group, keys.shape[3]!, info.headSize))
+  const both = ['attention.key', 'attention.value'].map((name) => weights.own(name) as Tensor2D)
+  const project = (pieces: readonly SlotPiece[]) =>
+    projectToHeads(pieces, both, info.heads) as [keys: Tensor, values: Tensor]
+  const turned = (group: SlotGroup) => {
+    const [keys, values] = project(group.pieces)
+    return [rotate(keys, anglesOf(group, keys.shape[3]!, info.headSize)), values] as const
   }
+  const projected = rotary ? groups.map(turned) : [project(groups.flatMap((group) => group.pieces))]
   const dropout = pass.dropout('attention')
-  const keys = rotary ? joinSlots(groups.map(turnedKeys)) : project(pieces, 'attention.key')
+  const keys = joinSlots(projected.map(([keys]) => keys))
   const [batch, heads, , slots] = keys.shape as [number, number, number, number]
   const block = queries.shape[3]!
   return {
     queries: rotary ? rotate(queries, rotaryAngles(range(block), info.headSize)) : queries,
     keys,
-    values: project(pieces, 'attention.value'),
+    values: joinSlots(projected.map(([, values]) => values)),
     groups: groups.map((group) => attentionGroup(pass.config, info, weights, group, block)),
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},

@@ -29,10 +29,14 @@ import type { Block, LayerInfo, LayerMemory, NamedTensors, SlotGroup } from './m
 
 /** The newest `count` of the remembered and the block's hidden states, as the memory of a contiguous method. */
 export function lastSlots({ memory, input, length }: Block, count: number): LayerMemory {
-  const all = concat([memory.tensors.hidden as Tensor3D, input], 1)
-  const kept = Math.min(count, all.shape[1])
+  const hidden = memory.tensors.hidden as Tensor3D
+  const slots = hidden.shape[1]
+  const fresh = Math.min(count, length)
+  const kept = Math.min(count - fresh, slots)
+  // Copied in any case: the memory given is consumed, and the input is the layer's.
+  const parts = [slotsFrom(hidden, slots - kept, kept), slotsFrom(input, length - fresh, fresh)]
   return {
-    tensors: { hidden: slotsFrom(all, all.shape[1] - kept, kept) },
+    tensors: { hidden: concat(parts, 1) },
     alive: memory.alive.map((alive) => Math.min(count, alive + length)),
   }
 }

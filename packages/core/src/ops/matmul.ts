@@ -15,7 +15,7 @@ import {
   type Tensor2D,
   type Tensor3D,
 } from '@tensorflow/tfjs-core'
-import { differentiable } from './differentiable'
+import { differentiable, differentiableAll } from './differentiable'
 
 export interface MatMulOptions {
   readonly transposeA?: boolean
@@ -83,8 +83,9 @@ export function sumRows(x: Tensor): Tensor {
 /** y = x W (+ bias): [..., in] → [..., out] as one two-dimensional product. weight [in, out], bias [out]. */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   const [width, size] = weight.shape as [number, number]
-  const flat = reshape(x, [x.size / width, width])
-  return reshape(bias ? affine(flat, weight, bias) : matMul(flat, weight), [...x.shape.slice(0, -1), size])
+  const flat = x.rank === 2 ? x : reshape(x, [x.size / width, width])
+  const y = bias ? affine(flat, weight, bias) : matMul(flat, weight)
+  return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), size])
 }
 
 /** x W + bias for x [rows, in]. */
@@ -106,43 +107,51 @@ export interface Piece {
 
 /**
  * Hidden states to heads: pieces [batch, steps, width], side by side, × [width, heads · headSize] →
- * [batch, heads, headSize, all steps]. One product for all pieces; gradients only where one is wanted.
+ * [batch, heads, headSize, all steps] for each weight. One product a weight for all pieces, which are put side by side
+ * once; gradients only where one is wanted.
  */
-export function projectToHeads(pieces: readonly Piece[], weight: Tensor2D, heads: number): Tensor {
+export function projectToHeads(
+  pieces: readonly Piece[],
+  weights: readonly Tensor2D[],
+  heads: number,
+): Tensor[] {
   const [batch] = pieces[0]!.hidden.shape
-  const size = weight.shape[1]
   const steps = pieces.reduce((sum, { hidden }) => sum + hidden.shape[1], 0)
+  const asBatch = (weight: Tensor) => reshape(weight, [1, ...weight.shape])
   let start = 0
   const learning: { hidden: Tensor3D; from: number }[] = []
   for (const { hidden, constant } of pieces) {
     if (!constant) learning.push({ hidden, from: start })
     start += hidden.shape[1]
   }
-  const projected = differentiable(
-    [weight, ...learning.map(({ hidden }) => hidden)],
+  return differentiableAll(
+    [...weights, ...learning.map(({ hidden }) => hidden)],
     (save) => {
-      const all =
-        pieces.length === 1
-          ? pieces[0]!.hidden
-          : concat(
-              pieces.map(({ hidden }) => hidden),
-              1,
-            )
-      save([all, weight])
-      return product(reshape(weight, [1, ...weight.shape]), all, true, true)
+      const hidden = pieces.map(({ hidden }) => hidden)
+      const all = hidden.length === 1 ? hidden[0]! : concat(hidden, 1)
+      save([all, ...weights])
+      return weights.map((weight) => {
+        const size = weight.shape[1]
+        return reshape(product(asBatch(weight), all, true, true), [batch, heads, size / heads, steps])
+      })
     },
-    (dy, saved) => {
-      const [all, weight] = saved as [Tensor3D, Tensor2D]
-      const transposed = reshape(weight, [1, ...weight.shape])
-      const pieceGradient = ({ hidden, from }: (typeof learning)[number]) => {
-        const count = hidden.shape[1]
-        const own = count === steps ? dy : slice(dy, [0, 0, from], [batch, size, count])
-        return product(own, transposed, true, true)
-      }
-      return [sum(product(all, dy, true, true), 0), ...learning.map(pieceGradient)]
+    (dys, saved) => {
+      const [all, ...weights] = saved as [Tensor3D, ...Tensor2D[]]
+      const flat = dys.map((dy) => reshape(dy, [batch, dy.size / (batch * steps), steps]))
+      const pieceGradient = ({ hidden, from }: (typeof learning)[number]) =>
+        flat
+          .map((dy, index) => {
+            const count = hidden.shape[1]
+            const own = count === steps ? dy : slice(dy, [0, 0, from], [batch, dy.shape[1]!, count])
+            return product(own, asBatch(weights[index]!), true, true)
+          })
+          .reduce((a, b) => add(a, b))
+      return [
+        ...flat.map((dy) => sum(product(all, dy, true, true), 0)),
+        ...learning.map((piece) => pieceGradient(piece)),
+      ]
     },
   )
-  return reshape(projected, [batch, heads, size / heads, steps])
 }
 
 /** Heads to hidden states: [batch, heads, headSize, steps] × [heads · headSize, width] → [batch, steps, width]. */

@@ -1,6 +1,7 @@
 /** The operations with backward passes of their own: values from plain loops, gradients from central differences. */
 import { useBackend } from '@lethe/backends'
 import {
+  concat,
   grads,
   memory,
   mul,
@@ -110,25 +111,34 @@ const cases: Record<string, Case> = {
       ).map((value, place) => value + b![place % 5]!),
   },
   'projectToHeads, a remembered and a present piece': {
-    inputs: [draw([2, 3, 4]), draw([2, 2, 4]), draw([4, 6])],
+    inputs: [draw([2, 3, 4]), draw([2, 2, 4]), draw([4, 6]), draw([4, 6])],
     constant: [0],
-    ours: (old, now, w) =>
-      projectToHeads(
-        [
-          { hidden: old as Tensor3D, constant: true },
-          { hidden: now as Tensor3D, constant: false },
-        ],
-        w as Tensor2D,
+    ours: (old, now, w, v) =>
+      concat(
+        projectToHeads(
+          [
+            { hidden: old as Tensor3D, constant: true },
+            { hidden: now as Tensor3D, constant: false },
+          ],
+          [w as Tensor2D, v as Tensor2D],
+          2,
+        ),
         2,
       ),
-    // [batch, heads, headSize, steps]
-    oracle: (old, now, w) =>
+    // [batch, heads, twice headSize, steps]
+    oracle: (old, now, w, v) =>
       [0, 1].flatMap((b) =>
-        [0, 1, 2, 3, 4, 5].flatMap((feature) =>
-          [0, 1, 2, 3, 4].map((step) => {
-            const row = step < 3 ? old!.subarray((b * 3 + step) * 4) : now!.subarray((b * 2 + step - 3) * 4)
-            return [0, 1, 2, 3].reduce((total, i) => total + row[i]! * w![i * 6 + feature]!, 0)
-          }),
+        [0, 1].flatMap((head) =>
+          [w, v].flatMap((weight) =>
+            [0, 1, 2].flatMap((feature) =>
+              [0, 1, 2, 3, 4].map((step) => {
+                const row =
+                  step < 3 ? old!.subarray((b * 3 + step) * 4) : now!.subarray((b * 2 + step - 3) * 4)
+                const column = head * 3 + feature
+                return [0, 1, 2, 3].reduce((total, i) => total + row[i]! * weight![i * 6 + column]!, 0)
+              }),
+            ),
+          ),
         ),
       ),
   },
