@@ -28,7 +28,6 @@ import {
   sub,
   sum,
   type Tensor,
-  type Tensor2D,
   type Tensor3D,
   zerosLike,
 } from '@tensorflow/tfjs-core'
@@ -38,7 +37,6 @@ import type { AttentionKernel, FusedResult, ResultGradients } from './attend'
 import { positionGradients } from './positions'
 import { type AttentionRequest, rowsOf, sliceRows, takeApart } from './request'
 import {
-  asColumns,
   biasedQueries,
   contextOf,
   joinExempt,

@@ -170,7 +170,7 @@ function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor 
 }
 
 /** [batch, slots] → [batch, 1, 1, slots]. */
-export const asColumns = (x: Tensor2D): Tensor => reshape(x, [x.shape[0], 1, 1, x.shape[1]])
+const asColumns = (x: Tensor2D): Tensor => reshape(x, [x.shape[0], 1, 1, x.shape[1]])
 
 /** Which slots no term applies to, [batch, 1, 1, slots]; null where terms apply to all. */
 export function joinExempt(groups: readonly AttentionGroup[]): Tensor | null {
