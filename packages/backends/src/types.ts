@@ -32,7 +32,7 @@ export interface BackendOptions {
   softwareVulkan?: string
   /** wasm: where the .wasm files are. Default: beside the installed package. */
   wasmPaths?: WasmPaths
-  /** wasm: replace slow and wrong kernels, see patchWasmBackend. Default true. */
+  /** wasm: replace slow and wrong kernels, see patchWasmBackend; tensorflow: slow ones. Default true. */
   patch?: boolean
   /** wasm: compute with our own kernels (@lethe/kernels-wasm) where the engine can; needs `patch`. Default true. */
   kernels?: boolean

@@ -4,6 +4,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { BackendError, messageOf, packageError } from './errors'
+import { patchTensorflowBackend } from './tensorflow-kernels'
 import {
   type BackendInfo,
   type BackendName,
@@ -103,7 +104,7 @@ export function createBackends(platform: Platform): Backends {
       return { device: `WebAssembly ${kernels?.relaxed ? 'with relaxed SIMD' : simd}`, patched }
     },
 
-    async tensorflow() {
+    async tensorflow(options) {
       if (platform.tensorflowPackages.length === 0) {
         throw new BackendError(
           'unsupported',
@@ -120,7 +121,8 @@ export function createBackends(platform: Platform): Backends {
           const { isUsingGpuDevice, binding } = tf.backend() as unknown as TensorflowBackend
           const version = binding?.TF_Version ? ` ${binding.TF_Version}` : ''
           const where = isUsingGpuDevice ? 'on a GPU' : 'on the processor'
-          return { device: `TensorFlow${version} ${where} (${packageName})` }
+          const patched = options.patch === false ? [] : patchTensorflowBackend()
+          return { device: `TensorFlow${version} ${where} (${packageName})`, patched }
         } catch (thrown) {
           const error = thrown as BackendError
           // A broken installation says more than a missing one; of two missing ones the plain package is proposed.

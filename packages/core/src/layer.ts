@@ -3,6 +3,7 @@ import {
   add,
   concat,
   mul,
+  reshape,
   type Scalar,
   type Tensor,
   type Tensor2D,
@@ -112,6 +113,8 @@ export function runLayer(
   const request = attentionRequest(pass, info, weights, queries, recall)
   const skipped = pass.skips(info.index)
   const { context, ...left } = skipped && !recall.wants ? { context: undefined } : attend(request)
+  // What the gradient needs of them it has saved.
+  for (const used of [request.keys, request.values]) used.dispose()
   const settled = method.settle(block, recall, {
     ...left,
     attendWith: (hidden) => {
@@ -147,7 +150,8 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   const { config } = pass
   if (config.feedForward === 0) return input
   const bias = (name: string) => (config.feedForwardBias ? own(`feedForward.${name}`) : undefined)
-  const x = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
+  const normal = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
+  const x = reshape(normal, [normal.size / config.width, config.width])
   const inner = linear(x, own('feedForward.in'), bias('inBias'))
   const active = {
     relu: () => relu(inner),
@@ -156,13 +160,8 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   }[config.activation]()
   const dropout = pass.dropout('feed-forward')
   const dropped = dropout ? mul(active, dropout(active.shape)) : active
-  return addResidual(
-    pass,
-    own,
-    'feedForward',
-    input,
-    linear(dropped, own('feedForward.out'), bias('outBias')),
-  )
+  const y = linear(dropped, own('feedForward.out'), bias('outBias'))
+  return addResidual(pass, own, 'feedForward', input, reshape(y, input.shape))
 }
 
 /** Finishes a layer after attention: [batch, heads, headSize, block] context → the layer's output. */
@@ -191,7 +190,9 @@ function attentionRequest(
     projectToHeads(pieces, both, info.heads) as [keys: Tensor, values: Tensor]
   const turned = (group: SlotGroup) => {
     const [keys, values] = project(group.pieces)
-    return [rotate(keys, anglesOf(group, keys.shape[3]!, info.headSize)), values] as const
+    const turned = rotate(keys, anglesOf(group, keys.shape[3]!, info.headSize))
+    keys.dispose()
+    return [turned, values] as const
   }
   const projected = rotary ? groups.map(turned) : [project(groups.flatMap((group) => group.pieces))]
   const dropout = pass.dropout('attention')

@@ -1,0 +1,128 @@
+/**
+ * Operations that TensorFlow has a kernel of its own for and tfjs has not, under the names of core's `FusedKernels`,
+ * and Reshape, which tfjs uploads a shape for at every call.
+ */
+import {
+  getKernel,
+  type KernelFunc,
+  registerKernel,
+  type TensorInfo,
+  unregisterKernel,
+} from '@tensorflow/tfjs-core'
+
+/** What we use of tfjs-node's backend. */
+interface TensorflowBackend {
+  readonly binding: {
+    readonly TF_FLOAT: number
+    readonly TF_INT32: number
+    readonly TF_ATTR_INT: number
+    readonly TF_ATTR_TYPE: number
+    createTensor(shape: readonly number[], dtype: number, values: Int32Array): number
+    deleteTensor(id: number): void
+    executeOp(
+      name: string,
+      attributes: readonly Attribute[],
+      inputs: readonly number[],
+      outputs: number,
+    ): unknown[]
+  }
+  getInputTensorIds(tensors: readonly TensorInfo[]): number[]
+  createOutputTensor(metadata: unknown): TensorInfo
+  executeSingleOutput(
+    name: string,
+    attributes: readonly Attribute[],
+    inputs: readonly TensorInfo[],
+  ): TensorInfo
+  disposeData(dataId: object): boolean
+  incRef(dataId: object): void
+}
+
+interface Attribute {
+  readonly name: string
+  readonly type: number
+  readonly value: unknown
+}
+
+/** The attribute that says of which type a kernel's tensors are. */
+const typed = ({ binding }: TensorflowBackend, value: number, name = 'T'): Attribute => ({
+  name,
+  type: binding.TF_ATTR_TYPE,
+  value,
+})
+const float32 = (backend: TensorflowBackend) => typed(backend, backend.binding.TF_FLOAT)
+
+/** dy where y > 0, else 0. */
+const reluGradient: KernelFunc = ({ inputs, backend: given }) => {
+  const backend = given as TensorflowBackend
+  const { dy, y } = inputs as { dy: TensorInfo; y: TensorInfo }
+  return [backend.executeSingleOutput('ReluGrad', [float32(backend)], [dy, y])]
+}
+
+/** Σ x² as [1]: twice TensorFlow's L2 loss, without a tensor of squares. */
+const sumSquares: KernelFunc = ({ inputs, backend: given }) => {
+  const backend = given as TensorflowBackend
+  const type = float32(backend)
+  const half = backend.executeSingleOutput('L2Loss', [type], [inputs.x as TensorInfo])
+  const total = backend.executeSingleOutput('AddV2', [type], [half, half])
+  const count = { name: 'N', type: backend.binding.TF_ATTR_INT, value: 1 }
+  const packed = backend.executeSingleOutput('Pack', [count, type], [total])
+  backend.disposeData(half.dataId)
+  backend.disposeData(total.dataId)
+  return [packed]
+}
+
+/** Shapes on the side of TensorFlow, those used last at the end. */
+const shapes = new Map<string, number>()
+const shapesKept = 512
+
+function shapeTensor({ binding }: TensorflowBackend, shape: readonly number[]): number {
+  const key = shape.join()
+  const id = shapes.get(key) ?? binding.createTensor([shape.length], binding.TF_INT32, Int32Array.from(shape))
+  shapes.delete(key)
+  shapes.set(key, id)
+  if (shapes.size > shapesKept) {
+    const [oldest, unused] = shapes.entries().next().value!
+    shapes.delete(oldest)
+    binding.deleteTensor(unused)
+  }
+  return id
+}
+
+const reshape =
+  (stock: KernelFunc): KernelFunc =>
+  (call) => {
+    const x = call.inputs.x as TensorInfo
+    const { shape } = call.attrs as unknown as { shape: readonly number[] }
+    const backend = call.backend as TensorflowBackend
+    if (shape.length === x.shape.length && shape.every((size, axis) => size === x.shape[axis])) {
+      backend.incRef(x.dataId)
+      return { dataId: x.dataId, shape: x.shape, dtype: x.dtype }
+    }
+    if (x.dtype !== 'float32' || shape.length === 0) return stock(call)
+    const attributes = [float32(backend), typed(backend, backend.binding.TF_INT32, 'Tshape')]
+    const inputs = [...backend.getInputTensorIds([x]), shapeTensor(backend, shape)]
+    return backend.createOutputTensor(backend.binding.executeOp('Reshape', attributes, inputs, 1)[0])
+  }
+
+/** On a patched kernel, so that a second copy of this package sees it too. */
+const mark = Symbol.for('lethe.patched')
+
+/**
+ * Registers them with the tensorflow backend, which has started. A second call changes nothing.
+ * @returns the names of the replaced kernels
+ */
+export function patchTensorflowBackend(): string[] {
+  for (const [kernelName, kernelFunc] of [
+    ['LetheReluGradient', reluGradient],
+    ['LetheSumSquares', sumSquares],
+  ] as const)
+    if (!getKernel(kernelName, 'tensorflow'))
+      registerKernel({ kernelName, backendName: 'tensorflow', kernelFunc })
+  const stock = getKernel('Reshape', 'tensorflow')
+  if (!stock) return []
+  if (!(mark in stock)) {
+    unregisterKernel('Reshape', 'tensorflow')
+    registerKernel({ ...stock, kernelFunc: reshape(stock.kernelFunc), [mark]: true } as typeof stock)
+  }
+  return ['Reshape']
+}
