@@ -51,7 +51,7 @@ function attentionKernels(): Map<string, AttentionKernel> {
   return realm[seam]
 }
 
-const plain = plainAttention()
+const plain = /* @__PURE__ */ plainAttention()
 
 /** Puts a backend's fused kernel behind the seam (null takes it away). */
 export function setAttentionKernel(backend: string, kernel: AttentionKernel | null): void {
