@@ -164,20 +164,6 @@ describe('results', () => {
     expect(sample).toMatchObject({ code: 0, stderr: '' })
   })
 
-  test('bench prints the figures', async () => {
-    const sizes = [...tiny.slice(0, -2), '--backend', 'cpu', '--json']
-    const train = await lethe('bench', 'train', '--steps', '2', ...sizes)
-    const [figures] = jsonLines(train.stdout)
-    for (const name of ['ms_per_step', 'min_ms', 'tokens_per_s', 'peak_tensor_bytes', 'peak_rss_bytes'])
-      expect(figures[name], name).toBeGreaterThan(0)
-    expect(figures.memory_slots).toBe(16)
-    const decode = await lethe('bench', 'decode', '--contexts', '40,80', ...sizes)
-    const [{ contexts }] = jsonLines(decode.stdout)
-    expect(contexts.map(({ context }: { context: number }) => context)).toEqual([40, 80])
-    expect(contexts[0].memory_bytes).toBe(contexts[1].memory_bytes)
-    expect(contexts[0].tensors).toBe(contexts[1].tensors)
-  })
-
   test('help for every command, with examples', async () => {
     for (const command of ['', 'train', 'eval', 'generate', 'bench', 'doctor', 'setup', 'demo']) {
       const { code, stdout } = await lethe(...(command ? [command] : []), '--help')
@@ -344,6 +330,67 @@ describe('wrong input: one line with the fix, and nothing is overwritten', () =>
     ['truncated checkpoint', ['eval', 'broken'], 1, /model\.safetensors.*step-000005/],
     ['no model', ['generate', 'absent'], 1, /no such folder/],
     ['temperature', ['generate', 'run', '--temperature', '-1'], 2, /--temperature must be a number from 0/],
+    ['nothing to measure', ['bench'], 2, /what to measure: train, decode, attention, memory/],
+    ['something else to measure', ['bench', 'speed'], 2, /attention, memory, not "speed"/],
+    [
+      'a method that is none among several',
+      ['bench', 'train', '--methods', 'selective,fixed'],
+      2,
+      /not "fixed"/,
+    ],
+    [
+      'one method and several',
+      ['bench', 'train', '--method', 'selective', '--methods', 'all'],
+      2,
+      /one of the two/,
+    ],
+    [
+      'an option that none of the methods has',
+      ['bench', 'memory', '--methods', 'fixed-span,selective', '--ramp', '3'],
+      2,
+      /--ramp is no option of fixed-span, selective/,
+    ],
+    ['two rivals', ['bench', 'train', '--stock', '--against', 'true'], 2, /one of the two/],
+    ['two ways to print', ['bench', 'decode', '--json', '--markdown'], 2, /one of the two/],
+    ['a folder to decode with', ['bench', 'decode', 'run'], 2, /takes options only, not "run"/],
+    [
+      'a trained model of another method',
+      ['bench', 'train', 'run', '--method', 'selective'],
+      2,
+      /leave out --method/,
+    ],
+    ['no context', ['bench', 'decode', '--contexts', '0,20'], 2, /--contexts must be whole numbers/],
+    [
+      'spans that start beyond their end',
+      [
+        'bench',
+        'train',
+        '--backend',
+        'cpu',
+        '--method',
+        'expire-span',
+        '--span',
+        '16',
+        '--initial-span',
+        '16',
+      ],
+      2,
+      /--initial-span must be more than 0 and less than --span 16, not 16/,
+    ],
+    [
+      'a rival that does not start',
+      [
+        'bench',
+        'train',
+        ...tiny.slice(0, -2),
+        '--backend',
+        'cpu',
+        '--against',
+        'echo no such rival >&2; false',
+      ],
+      1,
+      /the other side ended before it was done: no such rival/,
+    ],
     ['a config that is no JSON', ['train', '--config', 'text.txt'], 2, /cannot read --config text\.txt/],
   ])('%s', async (_, args, code, message) => {
     const before = metricsOf('run')

@@ -79,20 +79,32 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
     ],
   },
   bench: {
-    summary: 'measure training steps or decoding',
-    usage: 'lethe bench train [options]\n       lethe bench decode [--contexts N,N,…] [options]',
+    summary: 'measure training steps, decoding, attention, memory',
+    usage:
+      'lethe bench train|memory [RUN…] [--methods NAME,… | all] [--spans N,…] [--against COMMAND] [options]\n' +
+      '       lethe bench decode [--contexts N,…] [--read-all] [options]\n' +
+      '       lethe bench attention [--methods NAME,…] [options]',
     details:
-      'train: whole steps (forward, backward, clipping, Adam, reading the loss) on random bytes, with a full memory;\n' +
-      'median and least of --steps steps after two to warm up. peak_tensor_bytes is the most that tfjs had allocated\n' +
-      'after any kernel of one further step, backward pass included; peak_rss_bytes is the process’s, as the system saw it.\n' +
-      'decode: milliseconds per token and bytes of memory after so many tokens were read.',
+      'train: whole steps (forward, backward, clipping, update, reading the loss) with a full memory; median and least of\n' +
+      '--steps steps after two to warm up. On random bytes, or, of trained models (RUN: what lethe train left), on their own\n' +
+      'text with the spans they learned. Several cases each run in a process of their own, by turns with the first; another\n' +
+      'program (--against; tools/peer runs the authors’ PyTorch code) or tfjs’s own wasm (--stock) by turns with each.\n' +
+      'memory: the same with what the steps hold. Peak tensors: the most that tfjs had allocated after any kernel of one\n' +
+      'further step. wasm heap and GPU buffers: taken from the system, scratch included. Peak resident: the whole process.\n' +
+      'decode: streams with short and long contexts, read token by token by turns; the ratio of their times. A long context\n' +
+      'begins late in the stream and reads as many tokens as its memory can depend on, unless --read-all.\n' +
+      'attention: one layer’s attention, forward, backward and for one query, by plain operations and by a backend’s kernel.\n' +
+      'Ratios come with a 95 % bootstrap interval. --markdown prints tables that name their command, date and machine.',
     examples: [
       [
         'lethe bench train --preset fair --method fixed-span --layers 4 --width 256 --heads 4 --feed-forward 1024 --block 128 --span 512 --batch 8 --steps 8 --backend wasm --json',
         '',
       ],
+      ['lethe bench train --methods fixed-span,selective --spans 256,1024,4096', 'cost as the span grows'],
       ['lethe bench train --backend wasm --stock', 'against tfjs’s own wasm backend'],
-      ['lethe bench decode --contexts 1024,8192,65536 --json', ''],
+      ['lethe bench memory --markdown', 'every method'],
+      ['lethe bench decode --contexts 1024,8192,65536,1048576', 'flat?'],
+      ['lethe bench attention --backend wasm --spans 512,2048', ''],
     ],
   },
   doctor: {

@@ -13,11 +13,14 @@ import {
 } from '@lethe/core'
 import { expireSpan } from '@lethe/expire-span'
 import { selective } from '@lethe/selective'
+import { UsageError } from './errors'
 
 /** Options that only some methods take; `--span` is every method's. */
 export const methodOptionNames = [
   'ramp',
   'span-penalty',
+  'initial-span',
+  'authors',
   'dynamic',
   'shorten',
   'budget',
@@ -35,6 +38,8 @@ export interface MethodSettings {
   readonly block: number
   readonly ramp?: number | undefined
   readonly 'span-penalty'?: number | undefined
+  readonly 'initial-span'?: number | undefined
+  readonly authors?: true | undefined
   readonly dynamic?: true | undefined
   readonly shorten?: true | undefined
   readonly budget?: number | undefined
@@ -56,7 +61,7 @@ interface MethodEntry {
   /** The options with which it holds about so many slots, and may reach back `reach` steps where its slots let it. */
   readonly withBudget: (slots: number, reach: number) => Partial<MethodSettings>
   /** Distances in a learned table of positions, where the method's reach is not what the authors give positions to. */
-  readonly learnedDistances?: (settings: MethodSettings) => number
+  readonly learnedDistances?: (settings: MethodSettings) => number | undefined
 }
 
 /** The fields that were given. */
@@ -74,42 +79,60 @@ export const methods: Readonly<Record<string, MethodEntry>> = {
   },
   'expire-span': {
     factory: expireSpan,
-    options: ['ramp', 'span-penalty', 'shorten', 'budget'],
-    create: ({ span, ramp, budget, shorten, 'span-penalty': penalty }) =>
-      expireSpan({ maxSpan: span, ...given({ ramp, penalty, budget, shorten }) }),
+    options: ['ramp', 'span-penalty', 'initial-span', 'authors', 'shorten', 'budget'],
+    create: ({
+      span,
+      ramp,
+      budget,
+      shorten,
+      authors,
+      block,
+      'span-penalty': penalty,
+      'initial-span': start,
+    }) => {
+      if (start !== undefined && !(start > 0 && start < span))
+        throw new UsageError(`--initial-span must be more than 0 and less than --span ${span}, not ${start}`)
+      return expireSpan({
+        maxSpan: span,
+        ...given({ ramp, penalty, budget, shorten }),
+        ...(start !== undefined && { initialPercentage: start / span }),
+        ...(authors && { loss: 'ramp', deletion: 'blocks', initialSlots: Math.min(block, span) }),
+      })
+    },
     withBudget: (slots, reach) => ({ span: reach, budget: slots }),
     // As the authors': memories older than a block have no position.
     learnedDistances: ({ block, span }) => Math.min(block, span),
   },
   'adaptive-span': {
     factory: adaptiveSpan,
-    options: ['ramp', 'span-penalty', 'dynamic'],
-    create: ({ span, ramp, dynamic, 'span-penalty': penalty }) =>
-      adaptiveSpan({ maxSpan: span, ...given({ ramp, penalty, dynamic }) }),
+    options: ['ramp', 'span-penalty', 'initial-span', 'dynamic'],
+    create: ({ span, ramp, dynamic, 'span-penalty': penalty, 'initial-span': initialSpan }) =>
+      adaptiveSpan({ maxSpan: span, ...given({ ramp, penalty, dynamic, initialSpan }) }),
     // Its slots are its longest span; what the others need is for the spans to learn.
     withBudget: (slots) => ({ span: slots }),
   },
   compressive: {
     factory: compressive,
-    options: ['rate', 'compressed', 'compression', 'compression-loss'],
+    options: ['rate', 'compressed', 'compression', 'compression-loss', 'authors'],
     create: ({
       span,
       rate = 4,
       compressed = Math.ceil(span / rate),
-      compression,
+      authors,
+      compression = authors && 'mean',
       'compression-loss': loss,
     }) =>
       compressive({
         memory: span,
         rate,
         compressed,
-        ...(given({ compression, loss }) as Partial<Parameters<typeof compressive>[0]>),
+        ...(given({ compression, loss, overlap: authors }) as Partial<Parameters<typeof compressive>[0]>),
       }),
     // Half of the slots as they were, half compressed.
     withBudget: (slots) => ({ span: Math.ceil(slots / 2), compressed: Math.max(1, Math.floor(slots / 2)) }),
     // Distances count slots there: compressed ones, the memory with its remainder, the block.
-    learnedDistances: ({ span, rate = 4, compressed = Math.ceil(span / rate), block }) =>
-      compressed + span + rate - 1 + block,
+    learnedDistances: ({ span, rate = 4, compressed = Math.ceil(span / rate), block, authors }) =>
+      authors ? undefined : compressed + span + rate - 1 + block,
   },
   selective: {
     factory: selective,

@@ -54,6 +54,7 @@ const model = { group: 'Model', commands: builds } as const
 const memory = { group: 'Memory', commands: builds } as const
 const training = { group: 'Training', commands: trains } as const
 const setup = { group: 'Set-up', commands: ['setup'] } as const
+const measuring = { group: 'Measuring', commands: ['bench'] } as const
 const sampling = { group: 'Text', commands: ['generate', 'demo'] } as const
 
 const table = {
@@ -116,6 +117,17 @@ const table = {
     kind: 'number',
     least: 0,
     help: 'expire-span, adaptive-span: what a step of span costs (1e-6, 2e-6)',
+  },
+  'initial-span': {
+    ...memory,
+    kind: 'number',
+    least: 0,
+    help: 'expire-span, adaptive-span: steps at which spans start (a tenth of --span, 0)',
+  },
+  authors: {
+    ...memory,
+    kind: 'flag',
+    help: 'expire-span, compressive: as the authors’ code where it differs from the paper',
   },
   dynamic: { ...memory, kind: 'flag', help: 'adaptive-span: spans depend on the input' },
   shorten: { ...memory, kind: 'flag', help: 'expire-span: shorten all spans at random in training' },
@@ -191,9 +203,17 @@ const table = {
     default: 64,
     help: 'tokens of each stream read at a time',
   },
-  optimizer: { ...training, kind: 'choice', choices: optimizerNames, default: 'adam', help: 'update rule' },
+  optimizer: {
+    ...training,
+    commands: builds,
+    kind: 'choice',
+    choices: optimizerNames,
+    default: 'adam',
+    help: 'update rule',
+  },
   'learning-rate': {
     ...training,
+    commands: builds,
     kind: 'number',
     least: 0,
     more: true,
@@ -210,6 +230,7 @@ const table = {
   warmup: { ...training, kind: 'whole', least: 0, default: 200, help: 'steps of linear warm-up' },
   clip: {
     ...training,
+    commands: builds,
     kind: 'number',
     least: 0,
     default: 0.3,
@@ -267,7 +288,7 @@ const table = {
     kind: 'whole',
     least: 1,
     default: 400,
-    help: 'tokens to generate; inspect: to read (512)',
+    help: 'tokens to generate; inspect: to read (512); bench decode: to measure of each stream',
   },
   temperature: {
     ...sampling,
@@ -295,11 +316,10 @@ const table = {
 
   methods: {
     group: 'Comparing',
-    commands: ['compare'],
+    commands: ['compare', 'bench'],
     kind: 'choices',
     choices: Object.keys(methods),
-    default: 'all',
-    help: 'what is compared',
+    help: 'several methods: names with commas between them, or all (compare, bench memory, bench attention: all)',
   },
   budgets: {
     group: 'Comparing',
@@ -349,27 +369,39 @@ const table = {
     help: 'what the terminal shows (default: the last)',
   },
 
-  contexts: {
-    group: 'Measuring',
-    commands: ['bench'],
+  spans: {
+    ...measuring,
     kind: 'wholes',
     least: 1,
+    help: 'bench train, memory, attention: several values of --span',
+  },
+  contexts: {
+    ...measuring,
+    kind: 'wholes',
+    least: 2,
     default: '1024,8192',
-    help: 'bench decode: tokens read before measuring',
+    help: 'bench decode: tokens of context when measuring ends',
+  },
+  'read-all': {
+    ...measuring,
+    kind: 'flag',
+    help: 'bench decode: read the whole context token by token, instead of beginning late in the stream',
+  },
+  against: {
+    ...measuring,
+    kind: 'text',
+    placeholder: 'COMMAND',
+    help: 'bench train, memory: another program that takes the same steps by turns',
   },
   stock: {
-    group: 'Measuring',
-    commands: ['bench'],
+    ...measuring,
     kind: 'flag',
-    help: 'bench train: also measure tfjs’s own wasm backend, in turns',
+    help: 'bench train, memory: the same by tfjs’s own wasm backend, by turns',
   },
-  unpatched: {
-    group: 'Measuring',
-    commands: ['bench'],
-    kind: 'flag',
-    hidden: true,
-    help: 'measure tfjs’s own wasm backend',
-  },
+  parts: { ...measuring, kind: 'flag', help: 'bench train: also where the time of a step goes, by kernel' },
+  markdown: { ...measuring, kind: 'flag', help: 'a table for a document' },
+  unpatched: { ...measuring, kind: 'flag', hidden: true, help: 'measure tfjs’s own wasm backend' },
+  'by-turns': { ...measuring, kind: 'flag', hidden: true, help: 'be one side of a measurement' },
 
   timeout: {
     group: 'Measuring',
@@ -544,7 +576,8 @@ function parseValue(name: OptionName, texts: readonly string[], where: string): 
         )
       return text
     case 'choices': {
-      const names = texts.join().split(',')
+      if (text === 'all') return option.choices
+      const names = [...new Set(texts.join().split(','))]
       const unknown = names.find((name) => !option.choices.includes(name))
       if (unknown !== undefined)
         throw new UsageError(

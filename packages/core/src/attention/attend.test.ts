@@ -108,6 +108,14 @@ describe.each(['cpu', 'wasm'] as const)('attention on %s', (backend) => {
       expect(calls).toEqual({ forward: 0, backward: 0 })
     })
 
+    test('whoever puts a kernel there gets the one before it', () => {
+      const [first, second] = [counting(true).kernel, counting(true).kernel]
+      expect(setAttentionKernel(backend, first)).toBe(null)
+      expect(setAttentionKernel(backend, second)).toBe(first)
+      expect(setAttentionKernel(backend, null)).toBe(second)
+      expect(setAttentionKernel(backend, null)).toBe(null)
+    })
+
     test("a kernel is taken away, and another backend's is not asked", async () => {
       const { kernel, calls } = counting(true)
       setAttentionKernel(backend, kernel)

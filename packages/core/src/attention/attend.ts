@@ -53,10 +53,16 @@ function attentionKernels(): Map<string, AttentionKernel> {
 
 const plain = /* @__PURE__ */ plainAttention()
 
-/** Puts a backend's fused kernel behind the seam (null takes it away). */
-export function setAttentionKernel(backend: string, kernel: AttentionKernel | null): void {
-  if (kernel) attentionKernels().set(backend, kernel)
-  else attentionKernels().delete(backend)
+/**
+ * Puts a backend's fused kernel behind the seam (null takes it away).
+ * @returns the one that was there, so that it can be put back
+ */
+export function setAttentionKernel(backend: string, kernel: AttentionKernel | null): AttentionKernel | null {
+  const kernels = attentionKernels()
+  const before = kernels.get(backend) ?? null
+  if (kernel) kernels.set(backend, kernel)
+  else kernels.delete(backend)
+  return before
 }
 
 /** Attention by the backend's fused kernel where there is one for this request, else by plain operations. */
