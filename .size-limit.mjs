@@ -18,7 +18,7 @@ export default [
     library(method, `packages/${method}/dist/index.js`, '6 kB'),
   ),
   library('backends, in a browser', 'packages/backends/dist/browser.js', '14 kB'),
-  library('kernels-wasm', 'packages/kernels-wasm/dist/index.js', '36 kB'),
+  library('kernels-wasm', 'packages/kernels-wasm/dist/index.js', '38 kB'),
   library('tasks, whole', 'packages/tasks/dist/index.js', '12 kB'),
   library('tasks, one task', 'packages/tasks/dist/index.js', '2 kB', '{ copy }'),
   library('trainer, in a browser', 'packages/trainer/dist/index.js', '16 kB'),

@@ -6,7 +6,11 @@ import { type BackendInfo, type BackendOptions, type BackendRequest, useBackend 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
 
 /** @throws BackendError with the command that helps */
-export function startBackend(name: string | undefined, options: BackendOptions = {}): Promise<BackendInfo> {
-  const software = name === 'webgpu' && existsSync(softwareVulkan) ? { softwareVulkan } : {}
-  return useBackend((name ?? 'auto') as BackendRequest, { ...software, ...options })
+export function startBackend(
+  { backend, threads }: { backend?: string | undefined; threads?: number | undefined },
+  options: BackendOptions = {},
+): Promise<BackendInfo> {
+  const software = backend === 'webgpu' && existsSync(softwareVulkan) ? { softwareVulkan } : {}
+  const wanted = threads === undefined ? {} : { threads }
+  return useBackend((backend ?? 'auto') as BackendRequest, { ...software, ...wanted, ...options })
 }

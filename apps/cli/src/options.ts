@@ -444,6 +444,13 @@ const table = {
     default: 'auto',
     help: 'what computes',
   },
+  threads: {
+    group: 'General',
+    commands: ['train', 'demo', 'eval', 'generate', 'compare', 'measure', 'inspect', 'bench'],
+    kind: 'whole',
+    least: 1,
+    help: 'wasm: threads that compute (one per processor, up to 8)',
+  },
   config: {
     group: 'General',
     commands: [...builds, 'eval', 'generate'],

@@ -2,18 +2,21 @@
 import { existsSync } from 'node:fs'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { chromium } from 'playwright-core'
+import { chromium, type Page } from 'playwright-core'
 import { build, type PreviewServer, preview } from 'vite'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 const executable = '/usr/bin/chromium'
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const folder = here('../node_modules/.cache/browser-test')
-let server: PreviewServer | undefined
+const servers: PreviewServer[] = []
+/** Of the same page: as it is, isolated across origins, and so that it may have no workers. */
+let addresses: { plain: string; isolated: string; withoutWorkers: string }
 
 const page = `
   import * as tf from '@tensorflow/tfjs-core'
   import { BackendError, disposeBackend, useBackend } from '@lethe/backends'
+  import { loadKernels } from '@lethe/kernels-wasm'
 
   const values = (size) => Float32Array.from({ length: size }, (_, i) => Math.sin(i))
   async function compute() {
@@ -21,9 +24,21 @@ const page = `
       const product = tf.matMul(tf.tensor(values(4 * 70 * 50), [4, 70, 50]), tf.tensor(values(60 * 50), [1, 60, 50]), false, true)
       const rows = tf.gather(tf.tensor(values(40 * 64), [40, 64]), tf.tensor1d([3, 39, 0, 3], 'int32'))
       const sums = tf.unsortedSegmentSum(rows, tf.tensor1d([1, 0, 1, 1], 'int32'), 3)
-      return [product, rows, sums]
+      // Enough of everything for several threads.
+      const large = tf.matMul(tf.tensor(values(256 * 200), [256, 200]), tf.tensor(values(200 * 150), [200, 150]))
+      return [product, rows, sums, large, tf.exp(tf.mul(large, 0.1)), tf.sum(large, 1)]
     })
     return Promise.all(results.map(async (tensor) => Array.from(await tensor.data())))
+  }
+  window.threadsIn = async (count) => {
+    const memory = new WebAssembly.Memory({ initial: 400, maximum: 400, shared: true })
+    let next = 16
+    const allocate = (bytes) => (next += Math.ceil(bytes / 16) * 16) - Math.ceil(bytes / 16) * 16
+    const kernels = loadKernels(memory, allocate)
+    await kernels.startThreads(count)
+    const { threads } = kernels
+    kernels.stopThreads()
+    return threads
   }
   window.run = async (name, options) => {
     try {
@@ -51,16 +66,43 @@ beforeAll(async () => {
   // Vite's defaults, but for the time that minifying tfjs takes on a small machine.
   const quick = { minify: false, reportCompressedSize: false }
   await build({ root: folder, configFile: false, logLevel: 'silent', resolve: { alias }, build: quick })
-  server = await preview({ root: folder, configFile: false, preview: { host: '127.0.0.1', port: 0 } })
+  const serve = async (headers: Record<string, string>) => {
+    const server = await preview({
+      root: folder,
+      configFile: false,
+      preview: { host: '127.0.0.1', port: 0, headers },
+    })
+    servers.push(server)
+    return server.resolvedUrls!.local[0]!
+  }
+  const isolation = {
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Embedder-Policy': 'require-corp',
+  }
+  addresses = {
+    plain: await serve({}),
+    isolated: await serve(isolation),
+    withoutWorkers: await serve({ ...isolation, 'Content-Security-Policy': "worker-src 'none'" }),
+  }
 })
 
 afterAll(async () => {
-  await server?.close()
+  for (const server of servers) await server.close()
   await rm(folder, { recursive: true, force: true })
 })
 
-test('patched wasm and WebGPU agree with cpu in Chromium', async (context) => {
-  if (!existsSync(executable)) context.skip(`no Chromium at ${executable}`)
+interface Run {
+  info: { name: string; device: string; software: boolean; patched: string[] }
+  results: number[][]
+  reason?: string
+  message?: string
+}
+
+/** Opens a page in a browser of its own; `trouble` lists what it threw. */
+async function inPage<T>(
+  address: string,
+  use: (run: (name: string, options?: object) => Promise<Run>, tab: Page) => Promise<T>,
+): Promise<T> {
   const browser = await chromium.launch({
     executablePath: executable,
     args: [
@@ -75,15 +117,33 @@ test('patched wasm and WebGPU agree with cpu in Chromium', async (context) => {
     const tab = await browser.newPage()
     const trouble: string[] = []
     tab.on('pageerror', (error) => trouble.push(String(error)))
-    await tab.goto(server!.resolvedUrls!.local[0]!)
+    await tab.goto(address)
     await tab.waitForFunction('window.run')
-    const run = (name: string, options = {}) =>
-      tab.evaluate(`run(${JSON.stringify(name)}, ${JSON.stringify(options)})`) as Promise<{
-        info: { name: string; device: string; software: boolean; patched: string[] }
-        results: number[][]
-        reason?: string
-        message?: string
-      }>
+    const result = await use(
+      (name, options = {}) =>
+        tab.evaluate(`run(${JSON.stringify(name)}, ${JSON.stringify(options)})`) as Promise<Run>,
+      tab,
+    )
+    expect(trouble).toEqual([])
+    return result
+  } finally {
+    await browser.close()
+  }
+}
+
+function expectAgreement(found: Run, expected: Run) {
+  found.results.forEach((values, i) => {
+    expect(values.length).toBe(expected.results[i]!.length)
+    values.forEach((value, k) => {
+      expect(Math.abs(value - expected.results[i]![k]!)).toBeLessThan(1e-4)
+    })
+  })
+}
+
+const inChromium = test.skipIf(!existsSync(executable))
+
+inChromium('patched wasm and WebGPU agree with cpu', async () => {
+  await inPage(addresses.plain, async (run) => {
     const cpu = await run('cpu')
     const wasm = await run('wasm')
     const webgpu = await run('webgpu')
@@ -97,16 +157,40 @@ test('patched wasm and WebGPU agree with cpu in Chromium', async (context) => {
     expect(webgpu.info).toMatchObject({ name: 'webgpu', software: true })
     expect(auto.info.name).toBe('wasm')
     expect(tensorflow.reason).toBe('unsupported')
-    for (const { results } of [wasm, webgpu]) {
-      results.forEach((values, i) => {
-        expect(values.length).toBe(cpu.results[i]!.length)
-        values.forEach((value, k) => {
-          expect(Math.abs(value - cpu.results[i]![k]!)).toBeLessThan(1e-4)
-        })
-      })
+    for (const found of [wasm, webgpu]) expectAgreement(found, cpu)
+  })
+})
+
+inChromium('a page that is not isolated has one thread, also where more are asked for', async () => {
+  await inPage(addresses.plain, async (run) => {
+    const one = await run('wasm', { threads: 3 })
+    expect(one.info?.device ?? one.message).toBe('WebAssembly with relaxed SIMD')
+  })
+})
+
+inChromium('an isolated page computes the same bits with 1, 2 and 3 threads', async () => {
+  await inPage(addresses.isolated, async (run, tab) => {
+    expect(await tab.evaluate('crossOriginIsolated')).toBe(true)
+    const cpu = await run('cpu')
+    const one = await run('wasm', { threads: 1 })
+    expect(one.info?.device ?? one.message).toBe('WebAssembly with relaxed SIMD')
+    expectAgreement(one, cpu)
+    for (const threads of [2, 3]) {
+      const more = await run('wasm', { threads })
+      expect(more.info?.device ?? more.message).toBe(`WebAssembly with relaxed SIMD, ${threads} threads`)
+      expect(more.results).toEqual(one.results)
     }
-    expect(trouble).toEqual([])
-  } finally {
-    await browser.close()
-  }
+    const byDefault = await run('wasm')
+    const processors = (await tab.evaluate('navigator.hardwareConcurrency')) as number
+    if (processors > 1) expect(byDefault.info.device).toContain(`, ${Math.min(8, processors)} threads`)
+  })
+})
+
+inChromium('where a page may have no workers, one thread computes', async () => {
+  await inPage(addresses.isolated, async (_, tab) => {
+    expect(await tab.evaluate('threadsIn(3)')).toBe(3)
+  })
+  await inPage(addresses.withoutWorkers, async (_, tab) => {
+    expect(await tab.evaluate('threadsIn(3)')).toBe(1)
+  })
 })

@@ -7,6 +7,8 @@
 export type BackendErrorReason =
   /** the name is not a backend's */
   | 'unknown-backend'
+  /** an option has a value that it cannot have */
+  | 'invalid-option'
   /** a package is not installed */
   | 'missing-package'
   /** a package is installed, but its native addon or its .wasm file does not load */

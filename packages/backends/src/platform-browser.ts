@@ -1,6 +1,7 @@
 /** The browser (a page or a worker): WebGPU is the browser's own, TensorFlow's addons do not exist. */
+import { env } from '@tensorflow/tfjs-core'
 import { BackendError } from './errors'
-import type { Platform } from './types'
+import { mostThreads, type Platform } from './types'
 
 export const browserPlatform: Platform = {
   // The catch makes bundlers take a missing optional package as a failure at run time, not of the build.
@@ -27,6 +28,12 @@ export const browserPlatform: Platform = {
         import.meta.url,
       ).href,
     }
+  },
+
+  async threads() {
+    // Only then tfjs takes the build with a shared memory.
+    const isolated = await env().getAsync('WASM_HAS_MULTITHREAD_SUPPORT')
+    return isolated ? Math.min(mostThreads, globalThis.navigator?.hardwareConcurrency ?? 1) : 1
   },
 
   async prepareGpu() {

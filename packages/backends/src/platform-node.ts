@@ -1,8 +1,9 @@
 /** Node: Dawn for WebGPU, the TensorFlow addons, and nothing that a browser could not do without. */
-import { packageError } from './errors'
+import { shareMemory } from '@lethe/kernels-wasm'
+import { BackendError, messageOf, packageError } from './errors'
 import { canLink } from './link'
 import { loadTensorflow } from './tensorflow'
-import type { BackendOptions, Platform } from './types'
+import { type BackendOptions, mostThreads, type Platform } from './types'
 import { noAdapter } from './webgpu'
 
 interface Dawn {
@@ -25,7 +26,33 @@ export const nodePlatform: Platform = {
   },
   tensorflowPackages: ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'],
   order: ['tensorflow', 'webgpu', 'wasm', 'cpu'],
-  wasmPaths: undefined, // tfjs itself looks beside its own file
+  get wasmPaths() {
+    return wasmFolder()
+  },
+
+  async threads() {
+    if (wasmFolder() === undefined) return 1
+    const { availableParallelism } = process.getBuiltinModule('node:os')
+    return Math.min(mostThreads, availableParallelism(), await processorQuota())
+  },
+
+  async shareWasm(files) {
+    const { readFile } = process.getBuiltinModule('node:fs/promises')
+    const file = files['tfjs-backend-wasm-simd.wasm']
+    const content = await readFile(file.startsWith('file:') ? new URL(file) : file).catch((cause) => {
+      throw new BackendError(
+        'failed',
+        'wasm',
+        `The wasm file of tfjs cannot be read: ${messageOf(cause)}.`,
+        "Say where the .wasm files of @tensorflow/tfjs-backend-wasm/dist are: useBackend('wasm', { wasmPaths: '/folder/' }).",
+        { cause },
+      )
+    })
+    const module = shareMemory(content)
+    // tfjs fetches this address, and so needs no file of its own to read.
+    const address = `data:application/wasm;base64,${Buffer.from(module).toString('base64')}`
+    return { ...files, 'tfjs-backend-wasm-simd.wasm': address }
+  },
 
   async prepareGpu(options: BackendOptions, hardwareOnly: boolean) {
     if ((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu) return
@@ -58,6 +85,25 @@ export const nodePlatform: Platform = {
     gpuIsOurs = false
     navigatorIsOurs = false
   },
+}
+
+/** The folder of the installed package; undefined where it was bundled, and tfjs looks beside its own code. */
+function wasmFolder(): string | undefined {
+  const { createRequire } = process.getBuiltinModule('node:module')
+  const { dirname, sep } = process.getBuiltinModule('node:path')
+  try {
+    const file = '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm'
+    return dirname(createRequire(import.meta.url).resolve(file)) + sep
+  } catch {
+    return undefined
+  }
+}
+
+/** The processors that a container may use (Linux, cgroup 2), of which older versions of Node do not know. */
+async function processorQuota(): Promise<number> {
+  const { readFile } = process.getBuiltinModule('node:fs/promises')
+  const [quota, period] = (await readFile('/sys/fs/cgroup/cpu.max', 'utf8').catch(() => 'max')).split(' ')
+  return quota === 'max' ? Number.POSITIVE_INFINITY : Math.max(1, Math.round(Number(quota) / Number(period)))
 }
 
 /** Linux shows every GPU as one of these. */

@@ -17,6 +17,12 @@ export type WasmFile =
   | 'tfjs-backend-wasm-simd.wasm'
   | 'tfjs-backend-wasm-threaded-simd.wasm'
 
+export const wasmFiles: readonly WasmFile[] = [
+  'tfjs-backend-wasm.wasm',
+  'tfjs-backend-wasm-simd.wasm',
+  'tfjs-backend-wasm-threaded-simd.wasm',
+]
+
 export interface BackendOptions {
   /** WebGPU: which adapter to prefer where there are several. Default 'high-performance'. */
   powerPreference?: 'high-performance' | 'low-power'
@@ -36,15 +42,24 @@ export interface BackendOptions {
   patch?: boolean
   /** wasm: compute with our own kernels (@lethe/kernels-wasm) where the engine can; needs `patch`. Default true. */
   kernels?: boolean
+  /**
+   * wasm: threads that compute our own kernels, the calling one among them. Results are the same bits for any number.
+   * Default: one per processor, up to 8; 1 in a page that is not isolated across origins, which cannot have more. Counts
+   * when the backend starts: call disposeBackend to change it.
+   */
+  threads?: number
   /** Called once, as soon as the backend fails after it started (WebGPU: device lost, invalid pass). */
   onError?: (error: BackendError) => void
 }
+
+/** Threads that are started unless more are asked for: beyond, products of ordinary size hardly gain. */
+export const mostThreads = 8
 
 /** What was started. */
 export interface BackendInfo {
   /** The backend, as tf.getBackend() now says. */
   readonly name: BackendName
-  /** What computes: the adapter, or the package. */
+  /** What computes: the adapter, or the package; on wasm, with how many threads. */
   readonly device: string
   /** True where a GPU is only imitated by the processor (SwiftShader, llvmpipe): right, but slow. */
   readonly software: boolean
@@ -76,6 +91,10 @@ export interface Platform {
   readonly order: readonly BackendName[]
   /** Where the wasm files are if the caller does not say; undefined leaves it to tfjs. */
   readonly wasmPaths: WasmPaths | undefined
+  /** How many threads pay here; 1 where there can be no shared memory. */
+  threads(): Promise<number>
+  /** Where tfjs's wasm does not share its memory of itself: addresses of files of which the one with SIMD does. */
+  shareWasm?(files: Record<WasmFile, string>): Promise<Record<WasmFile, string>>
   /** Makes `navigator.gpu` be there; throws a BackendError if it cannot. `hardwareOnly`: nothing else is of use. */
   prepareGpu(options: BackendOptions, hardwareOnly: boolean): Promise<void>
   /** Takes away again what prepareGpu put there, so that the process can end. */

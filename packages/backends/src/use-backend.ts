@@ -12,9 +12,12 @@ import {
   type BackendRequest,
   backendRequests,
   type Platform,
+  type WasmFile,
+  type WasmPaths,
+  wasmFiles,
 } from './types'
 import type { WasmBackend } from './wasm/heap'
-import { kernelsOf } from './wasm/kernels'
+import { kernelsOf, stopThreads } from './wasm/kernels'
 import { patchWasmBackend } from './wasm/patch'
 import {
   adapterInfo,
@@ -34,6 +37,12 @@ export interface Backends {
 interface TensorflowBackend {
   readonly isUsingGpuDevice?: boolean
   readonly binding?: { readonly TF_Version?: string }
+}
+
+/** One address per file. tfjs would go on using those that it was given before, where it is given a folder. */
+function filesAt(paths: WasmPaths): Record<WasmFile, string> {
+  if (typeof paths !== 'string') return paths
+  return Object.fromEntries(wasmFiles.map((file) => [file, paths + file])) as Record<WasmFile, string>
 }
 
 /** The two public functions, for one platform. */
@@ -90,18 +99,27 @@ export function createBackends(platform: Platform): Backends {
         )
       }
       const wasm = (await load('wasm', '@tensorflow/tfjs-backend-wasm')) as {
-        setWasmPaths(paths: unknown): void
+        setWasmPaths(paths: Record<WasmFile, string>, usePlatformFetch: boolean): void
       }
-      const paths = options.wasmPaths ?? platform.wasmPaths
-      if (paths !== undefined) wasm.setWasmPaths(paths)
       const patched = options.patch === false ? [] : patchWasmBackend({ kernels: options.kernels })
+      const simd = await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')
+      const useful = simd && patched.length > 0 && options.kernels !== false
+      const threads = useful ? (options.threads ?? (await platform.threads())) : 1
+      const paths = options.wasmPaths ?? platform.wasmPaths
+      if (paths !== undefined) {
+        const files = filesAt(paths)
+        if (threads > 1 && platform.shareWasm) wasm.setWasmPaths(await platform.shareWasm(files), true)
+        else wasm.setWasmPaths(files, false)
+      }
       await activate(
         'wasm',
         "Serve the .wasm files of @tensorflow/tfjs-backend-wasm/dist, and say where: useBackend('wasm', { wasmPaths: '/wasm/' }).",
       )
-      const kernels = patched.length > 0 ? kernelsOf(tf.backend() as unknown as WasmBackend) : undefined
-      const simd = (await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')) ? 'with SIMD' : 'without SIMD'
-      return { device: `WebAssembly ${kernels?.relaxed ? 'with relaxed SIMD' : simd}`, patched }
+      const kernels = useful ? kernelsOf(tf.backend() as unknown as WasmBackend) : undefined
+      await kernels?.startThreads(threads)
+      const instructions = kernels?.relaxed ? 'with relaxed SIMD' : simd ? 'with SIMD' : 'without SIMD'
+      const count = kernels === undefined || kernels.threads === 1 ? '' : `, ${kernels.threads} threads`
+      return { device: `WebAssembly ${instructions}${count}`, patched }
     },
 
     async tensorflow(options) {
@@ -183,6 +201,15 @@ export function createBackends(platform: Platform): Backends {
         `Use one of ${valid}.`,
       )
     }
+    const { threads } = options
+    if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) {
+      throw new BackendError(
+        'invalid-option',
+        name,
+        `The number of threads cannot be ${threads}.`,
+        'Give a whole number from 1 on, or none to leave it to useBackend.',
+      )
+    }
     if (name !== 'auto') return begin(name, options, false, [])
     const skipped: { name: BackendName; reason: string }[] = []
     for (const candidate of platform.order) {
@@ -223,6 +250,7 @@ export function createBackends(platform: Platform): Backends {
       // tfjs forgets a removed backend for good; register it again, so that it can be started again.
       const entry = tf.engine().registryFactory[name]
       if (entry === undefined) continue
+      if (name === 'wasm') stopThreads(tf.engine().registry.wasm as unknown as WasmBackend | undefined)
       tf.removeBackend(name)
       if (name !== 'webgpu') tf.registerBackend(name, entry.factory, entry.priority)
     }

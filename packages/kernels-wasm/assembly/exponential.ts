@@ -88,9 +88,11 @@ export function logarithm(x: f32): f32 {
   return rest + y + <f32>0.693359375 * <f32>power
 }
 
-/** to[i] = e^from[i] */
-export function exponentials(from: usize, to: usize, count: i32): void {
-  const end = from + <usize>count * floatBytes
+/** to[i] = e^from[i] for i in [first, last) */
+export function exponentials(from: usize, to: usize, first: i32, last: i32): void {
+  const end = from + <usize>last * floatBytes
+  from += <usize>first * floatBytes
+  to += <usize>first * floatBytes
   for (; from + 16 <= end; from += 16) {
     v128.store(to, exponential(v128.load(from)))
     to += 16
@@ -101,9 +103,11 @@ export function exponentials(from: usize, to: usize, count: i32): void {
   }
 }
 
-/** to[i] = erf(from[i]) */
-export function errorFunctions(from: usize, to: usize, count: i32): void {
-  const end = from + <usize>count * floatBytes
+/** to[i] = erf(from[i]) for i in [first, last) */
+export function errorFunctions(from: usize, to: usize, first: i32, last: i32): void {
+  const end = from + <usize>last * floatBytes
+  from += <usize>first * floatBytes
+  to += <usize>first * floatBytes
   for (; from + 16 <= end; from += 16) {
     v128.store(to, errorFunction(v128.load(from)))
     to += 16

@@ -3,9 +3,11 @@ import { sumOf } from './rows'
 import { floatBytes } from './simd'
 
 /** to[line] = Σ_i from[line, i] */
-export function sumLines(from: usize, to: usize, length: i32, lines: i32): void {
+export function sumLines(from: usize, to: usize, length: i32, first: i32, last: i32): void {
   const bytes = <usize>length * floatBytes
-  for (let line = 0; line < lines; line++) {
+  from += <usize>first * bytes
+  to += <usize>first * floatBytes
+  for (let line = first; line < last; line++) {
     store<f32>(to, sumOf(from, bytes))
     from += bytes
     to += floatBytes
@@ -13,19 +15,21 @@ export function sumLines(from: usize, to: usize, length: i32, lines: i32): void 
 }
 
 /** to[line, i] = from[line, length - 1 - i]: values of four bytes, bits as they are. */
-export function reverseLines(from: usize, to: usize, length: i32, lines: i32): void {
+export function reverseLines(from: usize, to: usize, length: i32, first: i32, last: i32): void {
   const bytes = <usize>length * 4
-  for (let line = 0; line < lines; line++) {
+  from += <usize>first * bytes
+  to += <usize>first * bytes
+  for (let line = first; line < last; line++) {
     const end = to + bytes
-    let last = from + bytes
+    let source = from + bytes
     for (; to + 16 <= end; to += 16) {
-      last -= 16
-      const values = v128.load(last)
+      source -= 16
+      const values = v128.load(source)
       v128.store(to, i32x4.shuffle(values, values, 3, 2, 1, 0))
     }
     for (; to < end; to += 4) {
-      last -= 4
-      store<i32>(to, load<i32>(last))
+      source -= 4
+      store<i32>(to, load<i32>(source))
     }
     from += bytes
   }

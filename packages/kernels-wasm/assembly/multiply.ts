@@ -13,16 +13,88 @@ const blockColumns: i32 = 1024
 /** Up to so many rows, packing the right operand costs more than reading it where it lies. */
 const fewRows: i32 = 16
 
+/** The columns that a row of a product is computed in at once. */
+const rowGroup: i32 = 32
+
 /** Bytes of scratch memory that `multiply` needs: a block of each operand and one tile. */
 export function scratchBytes(): i32 {
   return 4 * (blockRows * blockDepth + blockDepth * blockColumns + tileRows * tileColumns)
 }
 
 /**
- * out[rows, columns] = left[rows, inner] · right[inner, columns], all float32. Addresses are in bytes, steps between
- * rows and columns in elements, so a transpose is a swap of two steps; `out` is contiguous and overlaps nothing else.
+ * A product is cut along its longer side, into parts of whole groups. What is summed in which order depends on whether
+ * there are fewer than four rows, and in a row on the group of its column: results must not depend on the cut.
+ */
+function lengthOf(rows: i32, columns: i32): i32 {
+  return max(rows, columns)
+}
+
+function groupOf(rows: i32, columns: i32): i32 {
+  return rows >= columns && columns > 1 ? tileRows : rowGroup
+}
+
+/** The parts that a product of this size can be cut into, no more than `wanted`. */
+export function partsOf(rows: i32, columns: i32, wanted: i32): i32 {
+  return max(1, min(wanted, lengthOf(rows, columns) / groupOf(rows, columns)))
+}
+
+/** Where a part starts; the last one has what is left over of whole groups. */
+function startOf(part: i32, parts: i32, rows: i32, columns: i32): i32 {
+  const length = lengthOf(rows, columns)
+  if (part === parts) return length
+  const group = groupOf(rows, columns)
+  return <i32>((<i64>(length / group) * part) / parts) * group
+}
+
+/**
+ * out[matrix] = left[matrix, rows, inner] · right[matrix, inner, columns], all float32. Each matrix is computed in `parts`
+ * units, as `partsOf` allows; this computes units first to last - 1 of all matrices. Addresses are in bytes, steps between
+ * rows, columns and matrices in elements, so a transpose is a swap of two steps; `out` is contiguous and overlaps nothing.
  */
 export function multiply(
+  left: usize,
+  leftRow: i32,
+  leftColumn: i32,
+  leftMatrix: i32,
+  right: usize,
+  rightRow: i32,
+  rightColumn: i32,
+  rightMatrix: i32,
+  out: usize,
+  rows: i32,
+  columns: i32,
+  inner: i32,
+  parts: i32,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  for (let unit = first; unit < last; unit++) {
+    const matrix = <usize>(unit / parts)
+    const start = startOf(unit % parts, parts, rows, columns)
+    const length = startOf((unit % parts) + 1, parts, rows, columns) - start
+    const byRows = rows >= columns
+    const row = byRows ? start : 0
+    const column = byRows ? 0 : start
+    multiplyPart(
+      left + (matrix * <usize>leftMatrix + <usize>row * <usize>leftRow) * floatBytes,
+      leftRow,
+      leftColumn,
+      right + (matrix * <usize>rightMatrix + <usize>column * <usize>rightColumn) * floatBytes,
+      rightRow,
+      rightColumn,
+      out + ((matrix * <usize>rows + <usize>row) * <usize>columns + <usize>column) * floatBytes,
+      columns,
+      byRows ? length : rows,
+      byRows ? columns : length,
+      inner,
+      scratch,
+    )
+  }
+}
+
+/** One part: out[rows, columns] with rows that are `outRow` elements apart. */
+function multiplyPart(
   left: usize,
   leftRow: i32,
   leftColumn: i32,
@@ -30,12 +102,13 @@ export function multiply(
   rightRow: i32,
   rightColumn: i32,
   out: usize,
+  outRow: i32,
   rows: i32,
   columns: i32,
   inner: i32,
   scratch: usize,
 ): void {
-  if (columns === 1) {
+  if (columns === 1 && outRow === 1) {
     // A column is computed as a row: (left · right)ᵀ = rightᵀ · leftᵀ.
     const other = left
     left = right
@@ -47,13 +120,14 @@ export function multiply(
     rightRow = column
     rightColumn = row
     columns = rows
+    outRow = rows
     rows = 1
   }
   const leftRowBytes = <usize>leftRow * floatBytes
   const leftColumnBytes = <usize>leftColumn * floatBytes
   const rightRowBytes = <usize>rightRow * floatBytes
   const rightColumnBytes = <usize>rightColumn * floatBytes
-  const outRowBytes = <usize>columns * floatBytes
+  const outRowBytes = <usize>outRow * floatBytes
 
   if (rows < tileRows && leftColumn === 1 && (rightRow === 1 || rightColumn === 1)) {
     for (let row = 0; row < rows; row++) {

@@ -27,7 +27,7 @@ import { trainOptions } from '../session'
 import { decoderOf } from '../settings'
 
 /** Options that may differ when a comparison goes on. */
-const free = ['jobs', 'json', 'resume', 'within', 'backend', 'help']
+const free = ['jobs', 'json', 'resume', 'within', 'backend', 'threads', 'help']
 
 export async function compareCommand({ given }: CommandLine): Promise<number> {
   const folder = given.resume ?? given.out ?? newFolder()
@@ -46,7 +46,7 @@ export async function compareCommand({ given }: CommandLine): Promise<number> {
 /** Throws what the first step of any run would throw, before anything is written. */
 async function checkPlan(plan: readonly PlannedRun[], files: readonly string[]): Promise<void> {
   const data = await openText([...files], { tokenizer: plan[0]!.settings.tokenizer })
-  await startBackend('cpu')
+  await startBackend({ backend: 'cpu' })
   for (const { settings } of plan) {
     const decoder = decoderOf(settings, data.tokenizer.vocabulary)
     checkTraining(trainOptions(settings, decoder, data))
@@ -125,13 +125,17 @@ class CompareSession {
     process.on('SIGINT', interrupt)
     process.on('SIGTERM', interrupt)
     try {
-      const jobs = Math.min(this.given.jobs ?? availableParallelism(), this.plan.length)
+      const processors = availableParallelism()
+      const jobs = Math.min(this.given.jobs ?? processors, this.plan.length)
+      // Runs side by side share the processors; alone, one takes as many as useBackend's default.
+      const threads = this.given.threads ?? Math.min(8, Math.max(1, Math.floor(processors / jobs)))
       this.print(
         `${this.plan.length} runs of ${count(this.plan[0]!.settings.steps)} steps, ${jobs} at a time, in ${relativePath(resolve(this.folder))}`,
       )
       const waiting = [...this.plan]
       const worker = async () => {
-        for (let run = waiting.shift(); run && !this.interrupted; run = waiting.shift()) await this.train(run)
+        for (let run = waiting.shift(); run && !this.interrupted; run = waiting.shift())
+          await this.train(run, threads)
       }
       await Promise.all(Array.from({ length: jobs }, worker))
       // One by one, so that each is timed alone.
@@ -151,7 +155,7 @@ class CompareSession {
     return 130
   }
 
-  private async train(run: PlannedRun): Promise<void> {
+  private async train(run: PlannedRun, threads: number): Promise<void> {
     const path = this.runPath(run)
     if (existsSync(this.figuresPath(run))) return
     const there = existsSync(join(path, 'config.json'))
@@ -159,7 +163,7 @@ class CompareSession {
     if (!there)
       await writeWhole(config, `${JSON.stringify({ ...run.settings, data: this.given.data }, null, 2)}\n`)
     const from = there ? ['--resume', path] : ['--config', config, '--out', path]
-    await this.child(run, ['train', ...from], (line) => {
+    await this.child(run, ['train', ...from, '--threads', String(threads)], (line) => {
       if (line.type === 'step') {
         this.steps.set(run.id, line.step as number)
         this.status.update(() => this.progress())
@@ -170,7 +174,9 @@ class CompareSession {
   private async measure(run: PlannedRun): Promise<void> {
     if (this.errors.has(run.id) || existsSync(this.figuresPath(run))) return
     this.status.update(() => `measuring ${run.id}`)
-    await this.child(run, ['measure', this.runPath(run)], (line) => {
+    const { threads } = this.given
+    const own = threads === undefined ? [] : ['--threads', String(threads)]
+    await this.child(run, ['measure', this.runPath(run), ...own], (line) => {
       const { backend, ...figures } = line
       this.measured.set(run.id, JSON.stringify({ backend, figures }))
     })

@@ -39,7 +39,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   const chosen = given.data?.length ? given.data.map((path) => resolve(path)) : undefined
   const files = chosen ?? (await installedText())
   const data = await openText(files, { tokenizer: settings.tokenizer })
-  const backend = await startBackend(given.backend)
+  const backend = await startBackend(given)
   print(
     chosen
       ? `text: ${data.files.length === 1 ? relativePath(data.files[0]!) : `${data.files.length} files`}, ${bytes(data.bytes)}`

@@ -7,7 +7,7 @@ import type { CommandLine } from '../options'
 import { count, StatusLine } from '../output'
 
 export async function evalCommand({ given, positionals }: CommandLine): Promise<number> {
-  const model = await openModel('eval', positionals, () => startBackend(given.backend))
+  const model = await openModel('eval', positionals, () => startBackend(given))
   const { decoder, tokenizer, config } = model
   const other = given.data?.length ? given.data : undefined
   const data = await openText(other ?? config.data ?? [], { tokenizer, ...(other && { trainFraction: 0 }) })

@@ -6,9 +6,7 @@ import type { CommandLine, Given } from '../options'
 import { colours } from '../output'
 
 export async function generateCommand({ given, positionals }: CommandLine): Promise<number> {
-  const { decoder, tokenizer, step } = await openModel('generate', positionals, () =>
-    startBackend(given.backend),
-  )
+  const { decoder, tokenizer, step } = await openModel('generate', positionals, () => startBackend(given))
   const prompt = given.prompt ?? '\n'
   const stop = new AbortController()
   const interrupt = () => stop.abort()

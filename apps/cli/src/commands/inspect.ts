@@ -12,9 +12,7 @@ import { count, relativePath } from '../output'
 import { inspectPage } from '../pages/inspect'
 
 export async function inspectCommand({ given, positionals }: CommandLine): Promise<number> {
-  const { decoder, tokenizer, config } = await openModel('inspect', positionals, () =>
-    startBackend(given.backend),
-  )
+  const { decoder, tokenizer, config } = await openModel('inspect', positionals, () => startBackend(given))
   const other = given.data?.length ? given.data : undefined
   const { validation } = await openText(other ?? config.data ?? [], {
     tokenizer,

@@ -9,7 +9,7 @@ import { bytes, count } from '../output'
 export async function measureCommand({ given, positionals }: CommandLine): Promise<number> {
   let backend = ''
   const { decoder, tokenizer, config } = await openModel('measure', positionals, async () => {
-    backend = (await startBackend(given.backend)).name
+    backend = (await startBackend(given)).name
   })
   const data = await openText(config.data ?? [], { tokenizer })
   const figures = await measure({

@@ -14,6 +14,7 @@ const free: readonly (keyof Given)[] = [
   'steps',
   'retry',
   'backend',
+  'threads',
   'eval-every',
   'checkpoint-every',
   'keep',
@@ -33,7 +34,7 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   const settings = settingsOf(options)
   const files = options.data.map((path) => resolve(path))
   const data = await openText(files, { tokenizer: settings.tokenizer })
-  const backend = await startBackend(options.backend)
+  const backend = await startBackend(options)
   const decoder = decoderOf(settings, data.tokenizer.vocabulary)
   const training = trainOptions(settings, decoder, data, resumed?.checkpoint)
   checkTraining(training)

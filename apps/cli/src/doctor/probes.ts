@@ -123,7 +123,7 @@ export function probe(
 export async function answerProbe(request: BackendRequest): Promise<void> {
   const send = (message: Message) => process.send?.(message)
   try {
-    const { name, device, software, throwIfFailed } = await startBackend(request)
+    const { name, device, software, throwIfFailed } = await startBackend({ backend: request })
     const details =
       name === 'tensorflow' ? tensorflowDetails() : name === 'webgpu' ? await adapterDetails() : {}
     send({ started: { name, device, software, ...details } })

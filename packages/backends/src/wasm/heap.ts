@@ -12,8 +12,10 @@ interface TensorData {
 
 export interface WasmBackend extends KernelBackend {
   readonly wasm: {
-    /** The exports of tfjs's module; its memory is among them where it is not shared with threads. */
+    /** The exports of tfjs's module; its memory is among them, but where tfjs runs threads. */
     readonly asm?: { readonly memory?: WebAssembly.Memory }
+    /** That memory where tfjs runs threads. */
+    readonly wasmMemory?: WebAssembly.Memory
     /** The views change whenever the heap grows: read them anew after everything that may allocate. */
     readonly HEAPU8: Uint8Array
     readonly HEAP32: Int32Array

@@ -17,17 +17,18 @@ export function setKernels(on: boolean): void {
 /** By wasm module: a backend that is started again has another one. */
 const loaded = new WeakMap<WasmBackend['wasm'], Kernels | undefined>()
 
-/**
- * The kernels in this backend's memory; undefined where they are turned off, where the engine has no SIMD, and where
- * tfjs runs threads: that memory is shared, and the module does not take shared memory.
- */
+/** The kernels in this backend's memory; undefined where they are turned off, and where the engine has no SIMD. */
 export function kernelsOf(backend: WasmBackend): Kernels | undefined {
   if (!env().getBool(flag)) return undefined
   const { wasm } = backend
   if (!loaded.has(wasm)) {
-    const memory = wasm.asm?.memory
-    const unshared = memory !== undefined && wasm.HEAPU8.buffer instanceof ArrayBuffer
-    loaded.set(wasm, unshared ? loadKernels(memory, (bytes) => wasm._malloc(bytes) >>> 0) : undefined)
+    const memory = wasm.wasmMemory ?? wasm.asm?.memory
+    loaded.set(wasm, memory && loadKernels(memory, (bytes) => wasm._malloc(bytes) >>> 0))
   }
   return loaded.get(wasm)
+}
+
+/** Ends the worker threads of this backend's kernels; before the backend is disposed of. */
+export function stopThreads(backend: WasmBackend | undefined): void {
+  if (backend !== undefined) loaded.get(backend.wasm)?.stopThreads()
 }

@@ -89,23 +89,28 @@ function multiplyByKernels(kernels: Kernels, product: Product, out: number): voi
   const { rows, inner, columns, batch, left, right } = product
   // One right operand for all: their rows are those of one tall product.
   const fold = right.matrices === 1 && left.matrices === batch && left.plain
-  const calls = fold ? 1 : batch
   const height = fold ? rows * batch : rows
+  const indexed = left.index !== undefined || right.index !== undefined
+  const calls = indexed ? batch : 1
   for (let call = 0; call < calls; call++) {
     kernels.multiply(
       matrixAt(left, call, rows, inner),
       matrixAt(right, call, inner, columns),
-      4 * (out + call * height * columns),
+      4 * (out + call * rows * columns),
       height,
       columns,
       inner,
+      fold || indexed ? 1 : batch,
     )
   }
 }
 
+/** The matrix that this product of the batch takes, and how far it is to that of the next. */
 function matrixAt(operand: Operand, product: number, height: number, width: number): Matrix {
   const at = 4 * (operand.start + matrixOf(operand, product) * operand.size)
-  return operand.plain ? { at, rowStep: width, columnStep: 1 } : { at, rowStep: 1, columnStep: height }
+  const matrixStep = operand.matrices === 1 ? 0 : operand.size
+  const [rowStep, columnStep] = operand.plain ? [width, 1] : [1, height]
+  return { at, rowStep, columnStep, matrixStep }
 }
 
 /** Computes the products into the heap from element `out` on: [batch, rows, columns]. */

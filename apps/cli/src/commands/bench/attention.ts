@@ -55,7 +55,7 @@ interface AttentionRow {
 
 export async function benchAttention({ given }: CommandLine): Promise<number> {
   const where = whereabouts()
-  const { name: backend } = await startBackend(given.backend, given.unpatched ? { patch: false } : {})
+  const { name: backend } = await startBackend(given, given.unpatched ? { patch: false } : {})
   const steps = given.steps ?? benchDefaults.steps
   const status = progress()
   const rows: AttentionRow[] = []

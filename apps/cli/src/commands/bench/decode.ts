@@ -195,7 +195,7 @@ async function measureDecoding(given: Given): Promise<DecodeRow> {
   const contexts = [...new Set(given.contexts ?? [1024, 8192])].sort((a, b) => a - b)
   // As many of each stream, up to its context.
   const tokens = Math.min(given.tokens ?? 400, Math.floor(contexts[0]! / 2))
-  const { name: backend } = await startBackend(given.backend)
+  const { name: backend } = await startBackend(given)
   const decoder = decoderOf(settings, vocabulary)
   await decoder.afterUpdate()
   const parts = { decoder, random: new Random(settings.seed), settings, readAll: given['read-all'] ?? false }

@@ -105,7 +105,7 @@ export async function serveSteps({ given, positionals: [, ...folder] }: CommandL
 async function start({ options: given, folder }: Pick<Case, 'options' | 'folder'>) {
   let backend = ''
   const workload = await openWorkload(given, folder, async () => {
-    backend = (await startBackend(given.backend, given.unpatched ? { patch: false } : {})).name
+    backend = (await startBackend(given, given.unpatched ? { patch: false } : {})).name
   })
   const run = await TrainingRun.start(workload)
   for (let step = 0; step < steadySteps; step++) await run.step()
