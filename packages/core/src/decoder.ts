@@ -19,7 +19,6 @@ import {
   tensor,
   tidy,
   type Variable,
-  variableGrads,
 } from '@tensorflow/tfjs-core'
 import { type DecoderConfig, layerInfo, type ResolvedConfig, resolveConfig } from './config'
 import {
@@ -34,6 +33,7 @@ import { ConfigError, MemoryError, ShapeError } from './errors'
 import { applyNorm, type LayerWeights, type Pass, runLayer } from './layer'
 import { type LayerRules, Memory } from './memory'
 import type { ForgettingMethod, LayerMemory, NamedTensors, ParameterSpec, PassOptions } from './method'
+import { backpropagate } from './ops/backpropagate'
 import { crossEntropy } from './ops/loss'
 import { linear, matMul } from './ops/matmul'
 import { scope } from './ops/scope'
@@ -236,9 +236,7 @@ export class Decoder {
     let loss: Scalar | undefined
     let penalty: Scalar | undefined
     let layers: readonly LayerMemory[] = []
-    const names = new Map<string, string>()
-    for (const [name, variable] of this.parameters) names.set(variable.name, name)
-    const { value, grads } = variableGrads(() => {
+    const { value, gradients } = backpropagate(() => {
       const result = this.runUnrolled(inputs, memory, { ...rest, training }, unroll)
       loss = keep(lossOf(result.logits))
       penalty = keep(result.penalty)
@@ -247,13 +245,14 @@ export class Decoder {
       return add(loss, penalty) as Scalar
     }, [...this.parameters.values()])
     value.dispose()
-    const gradients = Object.fromEntries(
-      Object.entries(grads).map(([name, gradient]) => [names.get(name)!, gradient as Tensor]),
-    )
     return {
       loss: loss!,
       penalty: penalty!,
-      gradients,
+      gradients: Object.fromEntries(
+        [...this.parameters.keys()].flatMap((name, index) =>
+          gradients[index] ? [[name, gradients[index]]] : [],
+        ),
+      ),
       memory: this.advance(memory, layers, inputs.shape[1]!),
     }
   }
@@ -569,13 +568,10 @@ export class Decoder {
     const layers: LayerMemory[] = []
     const trace: NamedTensors[] = []
     for (const [index, { info }] of this.rules.entries()) {
-      const result = runLayer(
-        pass,
-        info,
-        this.weights[index]!,
-        hidden,
-        memory.layers[index]!,
-        this.planOf(index),
+      const input = hidden
+      // What a layer makes on the way is freed with it, but for what its gradients have saved.
+      const result = scope(() =>
+        runLayer(pass, info, this.weights[index]!, input, memory.layers[index]!, this.planOf(index)),
       )
       hidden = result.output
       layers.push(result.memory)

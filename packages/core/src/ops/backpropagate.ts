@@ -1,0 +1,117 @@
+/**
+ * The gradients of a loss, as tfjs's `variableGrads` computes them, but for memory: that keeps the gradient of every
+ * intermediate result, and whatever was saved for it, until the whole backward pass is over. Here each is freed as soon as
+ * it has been used.
+ */
+import { add, clone, engine, ones, type Scalar, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import { scope } from './scope'
+
+/** An operation on tfjs's tape. */
+interface TapeNode {
+  readonly kernelName: string
+  readonly inputs: Readonly<Record<string, Tensor>>
+  readonly outputs: readonly Tensor[]
+  readonly saved?: readonly Tensor[]
+  /** Takes the gradients of the outputs, zeros where there is none. */
+  readonly gradient?: (dys: readonly (Tensor | undefined)[]) => Readonly<Record<string, () => Tensor>>
+}
+
+/** What tfjs's own `gradients` uses; private there. */
+interface Engine {
+  readonly state: { activeTape: TapeNode[] | null; gradientDepth: number }
+  startTape(): void
+  endTape(): void
+}
+
+/**
+ * Runs `loss`, and returns its value and its gradients.
+ * @returns a gradient for each of `xs`, undefined for one that has no influence
+ * @throws Error inside of another gradient, and where an operation on the way has none
+ */
+export function backpropagate(
+  loss: () => Scalar,
+  xs: readonly Tensor[],
+): { value: Scalar; gradients: (Tensor | undefined)[] } {
+  const tfjs = engine() as unknown as Engine
+  const { state } = tfjs
+  if (state.gradientDepth > 0) throw new Error('Gradients of gradients are not to be had here.')
+  let value: Scalar | undefined
+  try {
+    tfjs.startTape()
+    try {
+      value = tidy(loss)
+    } finally {
+      tfjs.endTape()
+    }
+    const total = value
+    const way = between(state.activeTape!, xs, total)
+    return { value, gradients: scope(() => propagate(way, xs, total)) }
+  } catch (error) {
+    value?.dispose()
+    throw error
+  } finally {
+    for (const { saved } of state.activeTape ?? []) for (const tensor of saved ?? []) tensor.dispose()
+    state.activeTape = null
+  }
+}
+
+/** An operation on the way from xs to the loss, and those of its inputs that are on it. */
+interface Step {
+  readonly node: TapeNode
+  readonly inputs: readonly (readonly [name: string, input: Tensor])[]
+}
+
+/** The operations on the way, in the order of the forward pass; what others have saved is freed. */
+function between(tape: readonly TapeNode[], xs: readonly Tensor[], value: Tensor): Step[] {
+  const reached = new Set(xs.map(({ id }) => id))
+  const steps: Step[] = []
+  for (const node of tape) {
+    const inputs = Object.entries(node.inputs).filter(([, input]) => reached.has(input.id))
+    if (inputs.length === 0) continue
+    for (const { id } of node.outputs) reached.add(id)
+    steps.push({ node, inputs })
+  }
+  const wanted = new Set([value.id])
+  const way: Step[] = []
+  for (const step of steps.reverse()) {
+    if (!step.node.outputs.some(({ id }) => wanted.has(id))) continue
+    for (const [, { id }] of step.inputs) wanted.add(id)
+    way.push(step)
+  }
+  const onIt = new Set(way.map(({ node }) => node))
+  for (const node of tape) if (!onIt.has(node)) for (const tensor of node.saved ?? []) tensor.dispose()
+  return way.reverse()
+}
+
+function propagate(way: readonly Step[], xs: readonly Tensor[], value: Tensor): (Tensor | undefined)[] {
+  /** By the id of what they are the gradients of. */
+  const gradients = new Map<number, Tensor>([[value.id, ones(value.shape)]])
+  /** Removes a gradient that has been used; one tensor may be the gradient of several. */
+  const use = (id: number) => {
+    const gradient = gradients.get(id)
+    gradients.delete(id)
+    if (gradient && ![...gradients.values()].includes(gradient)) gradient.dispose()
+  }
+  for (const { node, inputs } of [...way].reverse()) {
+    if (!node.gradient)
+      throw new Error(`Cannot compute gradient: gradient function not found for ${node.kernelName}.`)
+    const parts = node.gradient(node.outputs.map(({ id }) => gradients.get(id)))
+    for (const [name, { id }] of inputs) {
+      const part = tidy(parts[name]!)
+      const before = gradients.get(id)
+      if (!before) gradients.set(id, part)
+      else {
+        const total = add(before, part)
+        use(id)
+        gradients.set(id, total)
+        if (![...gradients.values()].includes(part)) part.dispose()
+      }
+    }
+    for (const { id } of node.outputs) use(id)
+    for (const tensor of node.saved ?? []) tensor.dispose()
+  }
+  const given = xs.map(({ id }) => gradients.get(id))
+  return given.map(
+    (gradient, index) => gradient && (given.indexOf(gradient) < index ? clone(gradient) : gradient),
+  )
+}
