@@ -6,7 +6,6 @@
  */
 import {
   add,
-  argMin,
   cast,
   clone,
   concat,
@@ -16,7 +15,6 @@ import {
   less,
   matMul,
   mul,
-  neg,
   pad,
   reshape,
   slice,
@@ -59,8 +57,8 @@ import type {
   LayerMemory,
   NamedTensors,
 } from './method'
-import { indicator } from './ops/indicator'
 import { projectToHeads } from './ops/matmul'
+import { takePlace } from './ops/places'
 import { decodeSafetensors } from './safetensors'
 import { newestSlots, pickSlots } from './slots'
 
@@ -420,34 +418,30 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
 
   const attended = normalise(layer, input)
   const project = (name: string) => projectSlots(layer, name, attended)
-  const turn = (x: Tensor) =>
-    config.positions === 'rotary' ? rotate(x, rotaryAngles([pass.step], info.headSize)) : x
+  const angles = config.positions === 'rotary' ? rotaryAngles([pass.step], info.headSize) : undefined
+  const turn = (x: Tensor) => (angles ? rotate(x, angles) : x)
 
   // Dead slots leave; then the slot worth least gives its place to this step, empty places first.
-  const aged = add(age!, 1) as Tensor2D
-  const old = slots({ age: aged, valid: valid as Tensor2D, state: stored })
-  const living = (method.decode.alive ? mul(valid!, method.decode.alive(old)) : valid!) as Tensor2D
-  const worth = method.decode.worth?.({ ...old, valid: living }) ?? neg(aged)
-  const emptyFirst = sub(worth, mul(sub(1, living), never * 2))
-  const here = reshape(indicator(cast(argMin(emptyFirst, 1), 'int32'), places), [batch, places])
-  const elsewhere = sub(1, here)
-  const put = (old: Tensor, now: Tensor) => add(mul(old, elsewhere), mul(now, here))
-  const putColumn = (old: Tensor, now: Tensor) => {
-    const shape = [batch, ...new Array(old.rank - 2).fill(1), places]
-    return add(mul(old, reshape(elsewhere, shape)), mul(now, reshape(here, shape)))
-  }
+  const judged = method.decode.alive || method.decode.worth
+  const old = judged && slots({ age: add(age!, 1) as Tensor2D, valid: valid as Tensor2D, state: stored })
+  const living = (old && method.decode.alive ? mul(valid!, method.decode.alive(old)) : valid!) as Tensor2D
+  const worths = old && method.decode.worth?.({ ...old, valid: living })
+  const taken = takePlace(age as Tensor2D, living, worths, never)
 
   const context = { layer: info, parameters: weights.method, step: pass.step, starts: pass.starts }
   const described = method.decode.describe?.(attended, context) ?? {}
   const now = slots({
-    age: mul(aged, elsewhere) as Tensor2D,
-    valid: add(mul(living, elsewhere), here) as Tensor2D,
+    age: taken.ages,
+    valid: taken.valid,
     state: Object.fromEntries(
-      Object.entries(stored).map(([name, value]) => [name, put(value, described[name] ?? zeros([batch, 1]))]),
+      Object.entries(stored).map(([name, value]) => [
+        name,
+        taken.write(value, described[name] ?? zeros([batch, 1])),
+      ]),
     ),
   })
-  const nextKeys = putColumn(keys!, turn(project('attention.key')))
-  const nextValues = putColumn(values!, project('attention.value'))
+  const nextKeys = taken.write(keys!, turn(project('attention.key')))
+  const nextValues = taken.write(values!, project('attention.value'))
   const held = before.held + 1
 
   const recall = method.decode.recall?.(now, attended) ?? {}
@@ -487,7 +481,7 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
       Object.entries(state ?? now.state).map(([name, value]) => [`state.${name}`, value]),
     ),
   }
-  if (condensed) next.hidden = putColumn(hidden!, reshape(input, [batch, info.width, 1]))
+  if (condensed) next.hidden = taken.write(hidden!, reshape(input, [batch, info.width, 1]))
   const after: ArenaState = { ...before, tensors: next, room: Math.max(0, before.room + growth - 1), held }
   return {
     output: finishLayer(pass, weights.own, input, attention),

@@ -334,7 +334,8 @@ export class Decoder {
   }
 
   /**
-   * Reads one token per row. Consumes `memory`. Gives the numbers that `forward` gives, one step at a time.
+   * Reads one token per row. Consumes `memory`, from the first layer on: should a layer fail, it is disposed of. Gives the
+   * numbers that `forward` gives, one step at a time.
    * @param tokens int32 [batch]
    * @returns logits [batch, vocabulary] and the next memory
    */
@@ -350,7 +351,7 @@ export class Decoder {
         { shape: tokens.shape, dtype: tokens.dtype },
       )
     const { batch, step, starts } = memory
-    const { logits, layers } = scope(() => {
+    const read = () => {
       const pass = this.pass(memory, {})
       let hidden = this.embed(expandDims(tokens, 1), pass)
       const layers: ArenaState[] = []
@@ -361,7 +362,16 @@ export class Decoder {
       }
       const logits = reshape(this.output(hidden), [batch, this.config.vocabulary])
       return { logits, layers }
-    })
+    }
+    let result: ReturnType<typeof read>
+    try {
+      result = scope(read)
+    } catch (error) {
+      // Some layers may have been written into already.
+      memory.dispose()
+      throw error
+    }
+    const { logits, layers } = result
     const old = memory.consume().map(({ tensors }) => tensors)
     disposeUnlessKept(
       old,

@@ -184,6 +184,33 @@ export interface Kernels {
     from: number,
     to: number,
   ): void
+  /**
+   * For the rows [from, to) of [rows, count]: newAges = ages + 1, newValid = valid, and the place that is worth least, its
+   * number in places int32 [rows], gets age 0 and is valid. An empty place (valid 0) is worth `empty` less. Without worths
+   * (0) the oldest is worth least.
+   */
+  takePlaces(
+    ages: number,
+    valid: number,
+    worths: number,
+    newAges: number,
+    newValid: number,
+    places: number,
+    count: number,
+    empty: number,
+    from: number,
+    to: number,
+  ): void
+  /** x[line, places[⌊line / lines⌋]] = column[line], for the lines [from, to) of [..., count]. */
+  writePlaces(
+    x: number,
+    column: number,
+    places: number,
+    count: number,
+    lines: number,
+    from: number,
+    to: number,
+  ): void
   /** How many parts `sumSquares` has for so many values. */
   sumSquaresParts(count: number): number
   /** out[part] = the sum of x² over a part of `count` values, for the parts [from, to). */
@@ -266,6 +293,8 @@ const unitCosts = {
   crossEntropyGradient: (_logits, _targets, _largest, _total, _scale, _dlogits, classes) => 10 + 2 * classes,
   rotate: (_x, _cosine, _sine, _y, half, steps) => half * steps,
   rotaryAngles: (_age, _cosine, _sine, half, slots) => 10 * half * slots,
+  takePlaces: (_ages, _valid, _worths, _newAges, _newValid, _places, count) => 3 * count,
+  writePlaces: () => 4,
   sumSquares: (_x, _out, count) => 0.2 * Math.min(count, 4096),
   adam: () => 2,
   adagrad: () => 2,
@@ -341,7 +370,8 @@ export function loadKernels(
       const end = writeRequest(memory, at, request)
       const whole = (bytes: number) => 64 * Math.ceil(bytes / 64)
       const bytes = whole(exports.attentionBytes(at, kernel === 'attendBackward', whole(end)))
-      const spaces = scratches.slice(0, threads?.count ?? 1)
+      // One for each working space: which of the threads have started does not say which of the spaces are theirs.
+      const spaces = threads ? scratches : [scratch]
       borrow(bytes * spaces.length, (borrowed) => {
         const words = new Uint32Array(memory.buffer)
         spaces.forEach((space, thread) => {

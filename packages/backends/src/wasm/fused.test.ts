@@ -12,6 +12,8 @@ type Call = [
   inputs: Record<string, tf.Tensor>,
   attributes: Record<string, number | boolean>,
   outputs: number[][],
+  /** Default: float32. */
+  dtypes?: tf.DataType[],
 ]
 
 const ramp = (...shape: number[]) => {
@@ -22,6 +24,12 @@ const ramp = (...shape: number[]) => {
   )
 }
 const whole = (values: number[], ...shape: number[]) => tf.tensor(values, shape, 'int32')
+
+/** One that another tensor shares its values with, for as long as the scope lasts. */
+const shared = (x: tf.Tensor) => {
+  tf.clone(x)
+  return x
+}
 
 /** A call of every kernel, and the shapes it returns. */
 const calls = (): Record<string, Call> => ({
@@ -97,6 +105,17 @@ const calls = (): Record<string, Call> => ({
       [2, 1, 4, 3],
     ],
   ],
+  LetheTakePlace: [
+    { ages: ramp(2, 5), valid: tf.ones([2, 5]), worths: ramp(2, 5) },
+    { empty: 2 ** 25 },
+    [[2, 5], [2, 5], [2]],
+    ['float32', 'float32', 'int32'],
+  ],
+  LetheWriteSlot: [
+    { x: shared(ramp(2, 3, 5)), column: ramp(2, 3, 1), place: whole([4, 0], 2) },
+    {},
+    [[2, 3, 5]],
+  ],
   LetheSumSquares: [{ x: ramp(3, 5) }, {}, [[1]]],
   LetheAdam: [
     {
@@ -141,7 +160,7 @@ describe.each(Object.keys(fusedKernels))('%s', (name) => {
       const before = Object.values(call[0]).map((input) => input.dataSync().slice())
       const outputs = run(name, call)
       expect(outputs.map(({ shape, dtype }) => ({ shape, dtype }))).toEqual(
-        call[2].map((shape) => ({ shape, dtype: 'float32' })),
+        call[2].map((shape, index) => ({ shape, dtype: call[3]?.[index] ?? 'float32' })),
       )
       for (const output of outputs) expect([...output.dataSync()].every(Number.isFinite)).toBe(true)
       expect(Object.values(call[0]).map((input) => input.dataSync())).toEqual(before)

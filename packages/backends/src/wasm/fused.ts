@@ -16,12 +16,16 @@ interface Call<Inputs extends string> {
   at(tensor: TensorInfo | undefined): number
   /** A new float32 tensor. */
   make(shape: readonly number[]): TensorInfo
+  /** A new tensor of whole numbers. */
+  makeWhole(shape: readonly number[]): TensorInfo
+  /** The tensor itself, to be written into, where nobody else holds its values, else a copy. */
+  own(tensor: TensorInfo): TensorInfo
   /** The sum of [parts, width] over the parts: [width]. Consumes the parts. */
   total(parts: TensorInfo): TensorInfo
 }
 
 /** The inputs that are whole numbers; all others are float32. */
-const dtypes: Readonly<Record<string, DataType>> = { targets: 'int32', age: 'int32' }
+const dtypes: Readonly<Record<string, DataType>> = { targets: 'int32', age: 'int32', place: 'int32' }
 
 function kernel<Inputs extends string>(compute: (call: Call<Inputs>) => TensorInfo[]): KernelFunc {
   return ({ inputs, attrs, backend: given }) => {
@@ -39,6 +43,17 @@ function kernel<Inputs extends string>(compute: (call: Call<Inputs>) => TensorIn
       attributes: attrs as unknown as Record<string, number>,
       at,
       make,
+      makeWhole: (shape) => backend.makeOutput([...shape], 'int32'),
+      own(tensor) {
+        const { dataId, shape, dtype } = tensor
+        if (backend.refCount(dataId) === 1) {
+          backend.incRef(dataId)
+          return { dataId, shape, dtype }
+        }
+        const copy = make(shape)
+        kernels.copyLines(at(tensor), 0, at(copy), 0, 4 * sizeOf(shape), 1)
+        return copy
+      },
       total(parts) {
         const [count, width] = parts.shape as [number, number]
         const sums = make([width])
@@ -155,6 +170,22 @@ export const fusedKernels: Readonly<Record<string, KernelFunc>> = {
     const [cosine, sine] = [make([batch, 1, half, slots]), make([batch, 1, half, slots])]
     kernels.rotaryAngles(at(age), at(cosine), at(sine), half, slots, ratio, 0, batch)
     return [cosine, sine]
+  }),
+
+  LetheTakePlace: kernel<'ages' | 'valid' | 'worths'>(
+    ({ kernels, inputs: { ages, valid, worths }, attributes: { empty }, at, make, makeWhole }) => {
+      const [batch, count] = ages.shape as [number, number]
+      const [newAges, newValid, place] = [make(ages.shape), make(ages.shape), makeWhole([batch])]
+      const outputs = [at(newAges), at(newValid), at(place)] as const
+      kernels.takePlaces(at(ages), at(valid), at(worths), ...outputs, count, empty!, 0, batch)
+      return [newAges, newValid, place]
+    },
+  ),
+  LetheWriteSlot: kernel<'x' | 'column' | 'place'>(({ kernels, inputs: { x, column, place }, at, own }) => {
+    const y = own(x)
+    const lines = sizeOf(column.shape)
+    kernels.writePlaces(at(y), at(column), at(place), widthOf(x), lines / sizeOf(place.shape), 0, lines)
+    return [y]
   }),
 
   LetheSumSquares: kernel<'x'>(({ kernels, inputs: { x }, at, make }) => {

@@ -42,6 +42,7 @@ export interface WasmBackend extends KernelBackend {
   readonly dataIdMap: { get(dataId: object): TensorData }
   makeOutput(shape: number[], dtype: DataType): TensorInfo
   incRef(dataId: object): void
+  refCount(dataId: object): number
 }
 
 /** Where a tensor's values start, in bytes. */

@@ -76,6 +76,21 @@ export interface FusedKernels {
     attributes: { half: number; ratio: number },
   ): [cosine: Tensor, sine: Tensor]
 
+  /**
+   * One place of each row is taken by a new slot: newAges = ages + 1 and newValid = valid [batch, places], but 0 and 1 at
+   * the place worth least, whose number is place, int32 [batch]; the first of several. An empty place (valid 0) is worth
+   * `empty` less than it says. Default of worths: -newAges.
+   */
+  LetheTakePlace(
+    inputs: { ages: Tensor; valid: Tensor; worths?: Tensor },
+    attributes: { empty: number },
+  ): [newAges: Tensor, newValid: Tensor, place: Tensor]
+  /**
+   * y = x [batch, ..., places] with column [batch, ..., 1] at place, int32 [batch]. Consumes x: y may be the same memory, as
+   * far as no other tensor has it.
+   */
+  LetheWriteSlot(inputs: { x: Tensor; column: Tensor; place: Tensor }, attributes: Empty): [y: Tensor]
+
   /** Numbers [parts], as many as the kernel likes, whose sum is Σ x². */
   LetheSumSquares(inputs: { x: Tensor }, attributes: Empty): [parts: Tensor]
   /**
