@@ -1,22 +1,11 @@
 /**
- * The attention of @lethe/core by our own kernels, forward and backward: no tensor of queries × slots is made. Core is
- * not imported: it finds the kernel under a symbol that all its copies share (docs/interface.md).
+ * The attention of @lethe/core by our own kernels, forward and backward: no tensor of queries × slots is made.
  */
 import type { AttentionKernel, AttentionRequest, NamedTensors } from '@lethe/core'
 import type * as kernels from '@lethe/kernels-wasm'
 import { backend, engine, mul, reshape, sum, type Tensor, transpose, zerosLike } from '@tensorflow/tfjs-core'
 import { offsetOf, type WasmBackend, withScratch } from './heap'
 import { kernelsOf } from './kernels'
-
-/** Where core looks; the number is that of the interface `AttentionKernel`. */
-const seam = Symbol.for('lethe.attention-kernels.1')
-
-/** Lets core attend by our own kernels on the wasm backend. */
-export function offerAttention(): void {
-  const realm = globalThis as unknown as Record<symbol, Map<string, AttentionKernel> | undefined>
-  realm[seam] ??= new Map()
-  realm[seam].set('wasm', attention)
-}
 
 const wasm = () => backend() as unknown as WasmBackend
 

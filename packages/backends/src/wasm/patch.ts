@@ -6,8 +6,9 @@ import {
   registerKernel,
   unregisterKernel,
 } from '@tensorflow/tfjs-core'
+import { offerAttention } from '../attention'
 import { BackendError } from '../errors'
-import { offerAttention } from './attention'
+import { attention } from './attention'
 import { cumsum } from './cumsum'
 import { erf, exp } from './elementwise'
 import { fusedKernels } from './fused'
@@ -75,7 +76,7 @@ export function patchWasmBackend({ kernels }: PatchOptions = {}): string[] {
     const kernelFunc = patch(stock?.kernelFunc ?? missing)
     registerKernel({ ...stock, kernelName, backendName: 'wasm', kernelFunc, [mark]: true } as KernelConfig)
   }
-  offerAttention()
+  offerAttention('wasm', attention)
   return Object.keys(patches)
 }
 
