@@ -62,6 +62,7 @@ beforeAll(async () => {
   const alias = {
     '@lethe/backends': here('./browser.ts'),
     '@lethe/kernels-wasm': here('../../kernels-wasm/src/index.ts'),
+    '@lethe/kernels-webgpu': here('../../kernels-webgpu/src/index.ts'),
   }
   // Vite's defaults, but for the time that minifying tfjs takes on a small machine.
   const quick = { minify: false, reportCompressedSize: false }

@@ -40,7 +40,8 @@ export interface BackendOptions {
   wasmPaths?: WasmPaths
   /** wasm: replace slow and wrong kernels, see patchWasmBackend; tensorflow: slow ones. Default true. */
   patch?: boolean
-  /** wasm: compute with our own kernels (@lethe/kernels-wasm) where the engine can; needs `patch`. Default true. */
+  /** wasm and WebGPU: compute with our own kernels (@lethe/kernels-wasm, where the engine can and with `patch`;
+   * @lethe/kernels-webgpu). Default true. */
   kernels?: boolean
   /**
    * wasm: threads that compute our own kernels, the calling one among them. Results are the same bits for any number.

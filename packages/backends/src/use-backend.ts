@@ -3,6 +3,7 @@
  * differs comes in as a Platform.
  */
 import * as tf from '@tensorflow/tfjs-core'
+import { offerAttention } from './attention'
 import { BackendError, messageOf, packageError } from './errors'
 import { patchTensorflowBackend } from './tensorflow-kernels'
 import {
@@ -172,6 +173,8 @@ export function createBackends(platform: Platform): Backends {
           options.onError?.(error)
         })
         await activate('webgpu', "Update the GPU's driver, or call useBackend('wasm').")
+        const kernels = options.kernels === false ? undefined : await import('@lethe/kernels-webgpu')
+        offerAttention('webgpu', kernels?.attentionKernel)
         return {
           device: describeAdapter(info),
           software,

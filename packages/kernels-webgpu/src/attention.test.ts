@@ -1,0 +1,37 @@
+/** Attention in WGSL beside core's float64 oracle, in Node on Chromium's software driver. */
+import { existsSync } from 'node:fs'
+import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
+import { type AttentionRequest, attend, registerGradients } from '@lethe/core'
+import { attentionLaws } from '@lethe/core/testing'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { attentionKernel } from './index'
+
+const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
+const missing = !existsSync(softwareVulkan)
+if (missing) console.log(`attention on webgpu: skipped, ${softwareVulkan} is not there (install chromium)`)
+
+describe.skipIf(missing)('attention on webgpu', () => {
+  let info: BackendInfo
+  beforeAll(async () => {
+    info = await useBackend('webgpu', { softwareVulkan })
+    registerGradients()
+  })
+  afterAll(() => disposeBackend())
+
+  let covered = false
+  const compute = (request: AttentionRequest) => {
+    covered = attentionKernel.covers(request)
+    expect(covered, 'only a bias is left to the plain operations').toBe(
+      !request.terms.some(({ kind }) => kind === 'bias'),
+    )
+    return attend(request)
+  }
+  test.each(attentionLaws({ compute }))('$name', async ({ check }) => {
+    const forward = vi.spyOn(attentionKernel, 'forward')
+    covered = false
+    await check()
+    info.throwIfFailed()
+    expect(forward.mock.calls.length > 0, 'useBackend has put the kernel in place').toBe(covered)
+    forward.mockRestore()
+  })
+})

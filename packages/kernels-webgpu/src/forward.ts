@@ -1,0 +1,657 @@
+/**
+ * The forward pass: packing, votes, attention in tiles or in parts of a single query's slots, and their sum.
+ * Dao et al. 2022 ("FlashAttention", arXiv 2205.14135), algorithm 1: a softmax over slots that are seen tile by tile.
+ */
+import type { AttentionRequest } from '@lethe/core'
+import type { Tensor } from '@tensorflow/tfjs-core'
+import { far, kindOf, type Plan, perStream, placedGroups, uniformDeclaration, uniformsOf } from './plan'
+import { run, runPerElement, type Shader, type Uniform } from './program'
+import {
+  accumulate,
+  accumulators,
+  epsilon,
+  featureOf,
+  four,
+  pairCode,
+  pairTile,
+  part,
+  partialRows,
+  storeBySlot,
+  tile,
+  tileCode,
+  tileThreads,
+} from './tiles'
+
+/** The tensors of a request in the forms that shaders bind. */
+export interface Inputs {
+  /** [batch, heads, rows, block], see RowsPlan. */
+  readonly queries: Tensor
+  readonly keys: Tensor
+  readonly values: Tensor
+  /** [batch, slots, 4]: distance from the first query, farthest distance, life, 1 if exempt + 2 if it may be voted out. */
+  readonly slots: Tensor
+  /** Keys of distances, see Plan.steps. */
+  readonly positions?: Tensor
+  /** [heads, 2 headSize, slots]: keys, then values. */
+  readonly persistent?: Tensor
+  /** F of each query and of the one after them [batch, block + 1, slots]. */
+  readonly selected?: Tensor
+  /** The same beside the gradient of each vote [batch, block + 1, slots, 2], in place of `selected`. */
+  readonly voted?: Tensor
+  readonly dropout?: Tensor
+}
+
+export const splitsOf = ({ block, slots, persistent }: Plan): number =>
+  block === 1 ? Math.ceil((slots + persistent) / part) : 1
+
+export const declared = (tensors: Readonly<Record<string, Tensor | undefined>>) => {
+  const there = Object.entries(tensors).filter((entry): entry is [string, Tensor] => entry[1] !== undefined)
+  return { inputs: there.map(([, tensor]) => tensor), names: there.map(([name]) => name) }
+}
+
+/** A shader of a plan over given tensors. */
+export function shaderOf(
+  plan: Plan,
+  name: string,
+  names: readonly string[],
+  threads: number,
+  code: () => string,
+): Shader {
+  return {
+    key: `${name}/${kindOf(plan)}/${names.join()}`,
+    inputs: names,
+    uniforms: uniformDeclaration(plan),
+    code,
+    threads,
+  }
+}
+
+/** Packs a request; nothing is copied that a shader can read where it is. */
+export function pack(request: AttentionRequest, plan: Plan): Inputs {
+  const slots = packSlots(request, plan)
+  const positions = packPositions(request, plan)
+  const persistent = request.persistent && packPersistent(request.persistent, plan)
+  return {
+    queries: plan.rows.plain ? request.queries : packQueries(request, plan),
+    keys: request.keys,
+    values: request.values,
+    slots,
+    ...(positions && { positions }),
+    ...(persistent && { persistent }),
+    ...(request.dropout && { dropout: request.dropout }),
+  }
+}
+
+function packSlots(request: AttentionRequest, plan: Plan): Tensor {
+  const { batch, slots, life, selection } = plan
+  let packed: readonly number[] | Tensor = [batch, slots, 4]
+  for (const { index, start, slots: count } of plan.groups) {
+    if (index === undefined) continue
+    const { distance, farthest, valid, exempt } = request.groups[index]!
+    const age = distance.kind === 'scattered' ? distance.age : undefined
+    const { inputs, names } = declared({ age, valid, exempt, life: life?.life, unvoted: selection?.exempt })
+    const strides = [age, valid, exempt].map((tensor) => (tensor ? perStream(tensor) : 0))
+    const scattered = age !== undefined
+    packed = run(
+      {
+        key: `slots/${names.join()}`,
+        inputs: names,
+        uniforms: 'range: vec4<i32>, strides: vec4<i32>, reach: vec4<f32>, ',
+        threads: tileThreads,
+        code: () => `
+fn main(index: i32) {
+  let count = uniforms.range.y;
+  let stream = index / count;
+  let j = index % count;
+  if (stream >= uniforms.range.w) { return; }
+  let place = stream * uniforms.range.z + uniforms.range.x + j;
+  var farthest = uniforms.reach.x;
+  var life = ${life ? 'life[place]' : '0.0'};
+  var flags = ${selection ? '2.0 - 2.0 * unvoted[place]' : '2.0'};
+  ${
+    exempt
+      ? `if (exempt[stream * uniforms.strides.z + j] > 0.5) {
+    ${scattered ? `farthest = ${far};` : ''}
+    life = ${far};
+    flags = 1.0;
+  }`
+      : ''
+  }
+  ${valid ? `if (f32(valid[stream * uniforms.strides.y + j]) < 0.5) { farthest = -${far}; }` : ''}
+  result[place * 4] = ${scattered ? 'f32(age[stream * uniforms.strides.x + j])' : 'uniforms.reach.y - f32(j)'};
+  result[place * 4 + 1] = farthest;
+  result[place * 4 + 2] = life;
+  result[place * 4 + 3] = flags;
+}`,
+      },
+      {
+        inputs,
+        into: packed,
+        workgroups: Math.ceil((batch * count) / tileThreads),
+        uniforms: [
+          { type: 'int32', data: [start, count, slots, batch] },
+          { type: 'int32', data: [...strides, 0] },
+          {
+            type: 'float32',
+            data: [Math.min(farthest, far), distance.kind === 'contiguous' ? distance.first : 0, 0, 0],
+          },
+        ],
+      },
+    )
+  }
+  return packed as Tensor
+}
+
+/** Queries with their biases, those for persistent slots, and the spans, as rows of one tensor. */
+function packQueries({ queries, queryBias, persistent }: AttentionRequest, plan: Plan): Tensor {
+  const { batch, heads, size, block, rows, span } = plan
+  const { inputs, names } = declared({
+    queries,
+    content: queryBias?.content,
+    position: queryBias?.position,
+    unturned: rows.persistent > 0 ? persistent?.queries : undefined,
+    span: span?.span,
+  })
+  const spans = span?.span
+  const strides =
+    !spans || spans.size === 1 ? [0, 0, 0] : spans.rank === 3 ? [heads * block, block, 1] : [0, 1, 0]
+  return runPerElement(
+    {
+      key: `queries/${size}/${names.join()}/${Object.values(rows).join()}`,
+      inputs: names,
+      uniforms: 'sizes: vec4<i32>, strides: vec4<i32>, ',
+      code: () => `
+fn main(index: i32) {
+  if (index >= i32(arrayLength(&result))) { return; }
+  let block = uniforms.sizes.z;
+  let i = index % block;
+  let row = (index / block) % ${rows.count};
+  let place = index / (block * ${rows.count});
+  let head = place % uniforms.sizes.y;
+  let stream = place / uniforms.sizes.y;
+  ${
+    rows.span === undefined
+      ? ''
+      : `if (row == ${rows.span}) {
+    result[index] = span[stream * uniforms.strides.x + head * uniforms.strides.y + i * uniforms.strides.z];
+    return;
+  }`
+  }
+  let kind = row / ${size};
+  let feature = row % ${size};
+  let origin = (place * ${size} + feature) * block + i;
+  ${names.includes('unturned') ? `if (kind == ${rows.persistent / size}) { result[index] = unturned[origin]; return; }` : ''}
+  var value = queries[origin];
+  ${
+    queryBias
+      ? `if (kind == 0) { value += content[head * ${size} + feature]; }
+  if (kind == ${rows.position / size}) { value += position[head * ${size} + feature]; }`
+      : ''
+  }
+  result[index] = value;
+}`,
+    },
+    {
+      inputs,
+      into: [batch, heads, rows.count, block],
+      uniforms: [
+        { type: 'int32', data: [batch, heads, block, 0] },
+        { type: 'int32', data: [...strides, 0] },
+      ],
+    },
+  )
+}
+
+/** The keys of all groups' distances, features × columns. One group's are read where they are. */
+function packPositions(request: AttentionRequest, plan: Plan): Tensor | undefined {
+  const placed = placedGroups(plan.groups)
+  const rowsOf = (group: (typeof placed)[number]) => request.groups[group.index!]!.positions!.rows
+  if (placed.length <= 1) return placed[0] && rowsOf(placed[0])
+  const { size, columns } = plan
+  const heads = placed[0]!.positions.heads
+  const offsets = placed.map(({ positions }) => positions.offset)
+  const names = placed.map((_, k) => `rows${k}`)
+  const layouts = placed.map(({ positions }) => (positions.featureMajor ? 'f' : 'c'))
+  return runPerElement(
+    {
+      key: `positions/${size}/${layouts.join()}`,
+      inputs: names,
+      uniforms: `columns: i32, ${names.map((_, k) => `offset${k}: i32, `).join('')}`,
+      code: () => `
+fn main(index: i32) {
+  if (index >= i32(arrayLength(&result))) { return; }
+  let column = index % uniforms.columns;
+  let row = index / uniforms.columns;
+  let head = row / ${size};
+  let feature = row % ${size};
+  ${names
+    .map((name, k) => {
+      const end = k + 1 < names.length ? `uniforms.offset${k + 1}` : 'uniforms.columns'
+      const own =
+        layouts[k] === 'f'
+          ? `row * count + column - uniforms.offset${k}`
+          : `(head * count + column - uniforms.offset${k}) * ${size} + feature`
+      return `if (column >= uniforms.offset${k} && column < ${end}) {
+    let count = ${end} - uniforms.offset${k};
+    result[index] = ${name}[${own}];
+  }`
+    })
+    .join('\n')}
+}`,
+    },
+    {
+      inputs: placed.map(rowsOf),
+      into: [heads, size, columns],
+      uniforms: [columns, ...offsets].map((value): Uniform => ({ type: 'int32', data: [value] })),
+    },
+  )
+}
+
+function packPersistent({ keys, values }: { keys: Tensor; values: Tensor }, { size }: Plan): Tensor {
+  const [heads, , slots] = keys.shape as [number, number, number]
+  return runPerElement(
+    {
+      key: 'persistent',
+      inputs: ['keys', 'values'],
+      uniforms: 'inner: i32, ',
+      code: () => `
+fn main(index: i32) {
+  if (index >= i32(arrayLength(&result))) { return; }
+  let head = index / (2 * uniforms.inner);
+  let place = index % (2 * uniforms.inner);
+  let origin = head * uniforms.inner + place % uniforms.inner;
+  if (place < uniforms.inner) { result[index] = keys[origin]; } else { result[index] = values[origin]; }
+}`,
+    },
+    {
+      inputs: [keys, values],
+      into: [heads, 2 * size, slots],
+      uniforms: [{ type: 'int32', data: [size * slots] }],
+    },
+  )
+}
+
+/** A tile's place: which queries of which head and stream. */
+export const queryTile = `
+  tx = i32(localIndex) & 7;
+  ty = i32(localIndex) >> 3u;
+  let tiles = (uniforms.sizes.z + ${tile - 1}) / ${tile};
+  let workgroup = index / ${tileThreads};
+  let i0 = (workgroup % tiles) * ${tile};
+  let head = (workgroup / tiles) % uniforms.sizes.y;
+  let stream = workgroup / (tiles * uniforms.sizes.y);
+  let within = stream < uniforms.sizes.x;`
+
+/** Workgroups over the tiles of queries. */
+export const queryTiles = ({ batch, heads, block }: Plan) => batch * heads * Math.ceil(block / tile)
+
+/** What earlier queries voted away: F [batch, block + 1, slots], `during` and `after` in one. */
+export function countVotes(inputs: Inputs, plan: Plan, scale: number): Tensor {
+  const { batch, block, slots, selection } = plan
+  const { queries, keys, slots: known, positions } = inputs
+  const tensors = declared({ queries, keys, slots: known, positions })
+  let votes: readonly number[] | Tensor = [batch, block, slots]
+  for (const [g, { index, slots: count }] of plan.groups.entries()) {
+    if (index === undefined) continue
+    // Persistent slots are not bound, since nobody votes on them.
+    const own = { ...plan, groups: plan.groups.filter((group) => group.index !== undefined) }
+    votes = run(
+      shaderOf(own, `votes${g}`, tensors.names, tileThreads, () => votesCode(own, tensors.names, g)),
+      {
+        inputs: tensors.inputs,
+        into: votes,
+        uniforms: uniformsOf(own, scale, 1),
+        workgroups: batch * Math.ceil(block / tile) * Math.ceil(count / tile),
+      },
+    )
+  }
+  return scanVotes(votes as Tensor, selection!.carried, plan)
+}
+
+/** A tile of pairs: which queries, which slots of group g, and which stream. */
+export const pairOfTiles = (g: number) => `
+  tx = i32(localIndex) & 7;
+  ty = i32(localIndex) >> 3u;
+  let rowsOfTiles = (uniforms.sizes.z + ${tile - 1}) / ${tile};
+  let columnsOfTiles = (uniforms.group${g}.y + ${tile - 1}) / ${tile};
+  let workgroup = index / ${tileThreads};
+  let j0 = (workgroup % columnsOfTiles) * ${tile};
+  let i0 = ((workgroup / columnsOfTiles) % rowsOfTiles) * ${tile};
+  let stream = workgroup / (columnsOfTiles * rowsOfTiles);
+  let within = stream < uniforms.sizes.x;`
+
+/** Writes four queries' values for four slots of group g into [batch, block, slots]. */
+export const writePairs = (g: number, value: (x: number) => string) => `
+  for (var y = 0; y < 4; y++) {
+    let j = j0 + 4 * tx + y;
+    if (within && j < uniforms.group${g}.y) {
+      ${four(
+        (x) => `if (i0 + 4 * ty + ${x} < uniforms.sizes.z) {
+        result[(stream * uniforms.sizes.z + i0 + 4 * ty + ${x}) * uniforms.sizes.w + uniforms.group${g}.x + j] = ${value(x)}[y];
+      }`,
+      )}
+    }
+  }`
+
+const votesCode = (
+  plan: Plan,
+  names: readonly string[],
+  g: number,
+) => `${tileCode(plan, { names, backward: false })}
+fn main(index: i32) {
+  ${pairOfTiles(g)}
+  var votes = mat4x4<f32>();
+  loadRows(stream, uniforms.more.y, i0);
+  if (loadSlots${g}(stream, i0, j0, none, far)) {
+    let s = slotsOfThread();
+    let logits = keyProduct${g}(stream, uniforms.more.y, i0, j0) * uniforms.terms.x;
+    ${four((x) => `votes[${x}] = select(vec4<f32>(), max(logits[${x}], vec4<f32>()), counted${g}(s, i0 + 4 * ty + ${x}));`)}
+  }
+  ${writePairs(g, (x) => `votes[${x}]`)}
+}`
+
+function scanVotes(votes: Tensor, carried: Tensor, { batch, block, slots }: Plan): Tensor {
+  return run(
+    {
+      key: 'scan',
+      inputs: ['votes', 'carried'],
+      uniforms: 'sizes: vec4<i32>, ',
+      threads: tileThreads,
+      code: () => `
+fn main(index: i32) {
+  let block = uniforms.sizes.x;
+  let slots = uniforms.sizes.y;
+  if (index >= uniforms.sizes.z) { return; }
+  let stream = index / slots;
+  let j = index % slots;
+  var total = carried[index];
+  for (var i = 0; i < block; i++) {
+    result[(stream * (block + 1) + i) * slots + j] = total;
+    total += votes[(stream * block + i) * slots + j];
+  }
+  result[(stream * (block + 1) + block) * slots + j] = total;
+}`,
+    },
+    {
+      inputs: [votes, carried],
+      into: [batch, block + 1, slots],
+      workgroups: Math.ceil((batch * slots) / tileThreads),
+      uniforms: [{ type: 'int32', data: [block, slots, batch * slots, 0] }],
+    },
+  )
+}
+
+/**
+ * Attention as parts that are yet to be added and divided by their total [batch, heads, headSize + 3, block · splits].
+ */
+export function attendInParts(inputs: Inputs, plan: Plan, scale: number): Tensor {
+  const { batch, heads, size, block } = plan
+  const splits = splitsOf(plan)
+  const { inputs: tensors, names } = declared({ ...inputs })
+  const single = block === 1
+  return run(
+    shaderOf(plan, single ? 'single' : 'forward', names, tileThreads, () =>
+      single ? singleCode(plan, names) : forwardCode(plan, names),
+    ),
+    {
+      inputs: tensors,
+      into: [batch, heads, size + partialRows, block * splits],
+      uniforms: uniformsOf(plan, scale, splits),
+      workgroups: single ? batch * heads * splits : queryTiles(plan),
+    },
+  )
+}
+
+/** Factors of four weights, by dropout. */
+export const droppedQuad = (g: number) => `
+fn dropped${g}(stream: i32, head: i32, i: i32, j: i32) -> vec4<f32> {
+  let origin = ((stream * uniforms.sizes.y + head) * uniforms.sizes.z + i) * uniforms.sizes.w + uniforms.group${g}.x + j;
+  return vec4<f32>(dropout[origin], dropout[origin + 1], dropout[origin + 2], dropout[origin + 3]);
+}`
+
+/** Which groups dropout and selection count for: all but the persistent slots. */
+export const isPersistent = (plan: Plan, g: number) => plan.groups[g]!.index === undefined
+
+/** The logits of a tile, less what was voted away; not scaled: votes count the raw ones. */
+export const logitsCode = (plan: Plan, g: number) => `
+    let raw = keyProduct${g}(stream, head, i0, j0) * uniforms.terms.x;
+    var logits = raw;
+    ${plan.selection && !isPersistent(plan, g) ? four((x) => `logits[${x}] -= votedQuad${g}(stream, i0 + 4 * ty + ${x}, j0 + 4 * tx);`) : ''}`
+
+const forwardCode = (plan: Plan, names: readonly string[]) => {
+  const sums = accumulators('out', plan.size)
+  const dropout = names.includes('dropout')
+  return `${tileCode(plan, { names, backward: false })}
+${pairTile}
+var<workgroup> sumTile: array<vec4<f32>, ${tileThreads}>;
+var<workgroup> otherSumTile: array<vec4<f32>, ${tileThreads}>;
+${dropout ? plan.groups.map((_, g) => droppedQuad(g)).join('\n') : ''}
+fn main(index: i32) {
+  ${queryTile}
+  loadRows(stream, head, i0);
+  var top = vec4<f32>(none);
+  var total = vec4<f32>();
+  var plainTotal = vec4<f32>();
+  ${sums.map((name) => `var ${name} = vec4<f32>();`).join(' ')}
+  ${plan.groups
+    .map(
+      (_, g) => `
+  for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile}) {
+    if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
+    let s = slotsOfThread();
+    ${logitsCode(plan, g)}
+    ${four(
+      (x) => `let strength${x} = strengths${g}(s, i0 + 4 * ty + ${x}, rowTile[4 * ty + ${x}].w);
+    let shown${x} = select(vec4<f32>(none), logits[${x}], strength${x} > vec4<f32>());`,
+    )}
+    sumTile[i32(localIndex)] = vec4<f32>(${[0, 1, 2, 3].map((x) => `largest(shown${x})`).join(', ')});
+    workgroupBarrier();
+    var newTop = top;
+    for (var k = 0; k < 8; k++) { newTop = max(newTop, sumTile[8 * ty + k]); }
+    let shrink = exp(top - newTop);
+    top = newTop;
+    ${four(
+      (
+        x,
+        letter,
+      ) => `let e${x} = select(vec4<f32>(), exp(shown${x} - top.${letter}), strength${x} > vec4<f32>());
+    let w${x} = e${x} * strength${x};`,
+    )}
+    plainTotal = plainTotal * shrink + vec4<f32>(${[0, 1, 2, 3].map((x) => `added(e${x})`).join(', ')});
+    total = total * shrink + vec4<f32>(${[0, 1, 2, 3].map((x) => `added(w${x})`).join(', ')});
+    ${sums.map((name) => `${name} *= shrink;`).join(' ')}
+    ${four((x) =>
+      dropout && !isPersistent(plan, g)
+        ? `let kept${x} = w${x} * select(vec4<f32>(), dropped${g}(stream, head, i0 + 4 * ty + ${x}, j0 + 4 * tx), w${x} > vec4<f32>());`
+        : `let kept${x} = w${x};`,
+    )}
+    ${storeBySlot((x) => `kept${x}`)}
+    ${accumulate(sums, (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}
+  }`,
+    )
+    .join('')}
+  workgroupBarrier();
+  sumTile[i32(localIndex)] = total;
+  otherSumTile[i32(localIndex)] = plainTotal;
+  workgroupBarrier();
+  if (!within) { return; }
+  ${sums.map((name, k) => `writePart(stream, head, ${featureOf(k)}, i0 + 4 * ty, ${name});`).join('\n  ')}
+  if (tx == 0) {
+    total = vec4<f32>();
+    plainTotal = vec4<f32>();
+    for (var k = 0; k < 8; k++) { total += sumTile[8 * ty + k]; plainTotal += otherSumTile[8 * ty + k]; }
+    writeRow(stream, head, D, i0 + 4 * ty, top);
+    writeRow(stream, head, D + 1, i0 + 4 * ty, total);
+    writeRow(stream, head, D + 2, i0 + 4 * ty, plainTotal);
+  }
+}
+fn largest(x: vec4<f32>) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
+fn added(x: vec4<f32>) -> f32 { return x.x + x.y + x.z + x.w; }
+fn writePart(stream: i32, head: i32, feature: i32, i: i32, values: vec4<f32>) {
+  if (feature < D) { writeRow(stream, head, feature, i, values); }
+}
+fn writeRow(stream: i32, head: i32, row: i32, i: i32, values: vec4<f32>) {
+  let origin = ((stream * uniforms.sizes.y + head) * (D + ${partialRows}) + row) * uniforms.sizes.z + i;
+  for (var x = 0; x < 4; x++) {
+    if (i + x < uniforms.sizes.z) { result[origin + x] = values[x]; }
+  }
+}`
+}
+
+/** One query: each workgroup attends to its part of the slots, which the combination then adds. */
+const singleCode = (plan: Plan, names: readonly string[]) => {
+  const lanes = 16
+  return `${pairCode(plan, { names, backward: false })}
+var<workgroup> query: array<f32, ${plan.rows.count}>;
+var<workgroup> weights: array<f32, ${part}>;
+var<workgroup> sums: array<f32, ${tileThreads}>;
+var<workgroup> otherSums: array<f32, ${tileThreads}>;
+/** A slot's logit, and its strength: 0 where it may not be attended to. */
+fn attended(stream: i32, head: i32, slot: i32) -> vec2<f32> {
+  var logit = 0.0;
+  var strength = 0.0;
+  ${plan.groups
+    .map(
+      ({ index, positions }, g) => `
+  if (slot >= uniforms.group${g}.x && slot < uniforms.group${g}.x + uniforms.group${g}.y) {
+    let j = slot - uniforms.group${g}.x;
+    let known = slotOf${g}(stream, j);
+    if (!mayAttend${g}(known.base, known.farthest)) { return vec2<f32>(); }
+    strength = strengthAt(known.base, known.life, known.flags, ${plan.rows.span === undefined ? '0.0' : `query[${plan.rows.span}]`});
+    ${positions ? `let column = columnOf${g}(i32(known.base));` : ''}
+    for (var feature = 0; feature < D; feature++) {
+      logit += query[${index === undefined ? plan.rows.persistent : plan.rows.content} + feature] * keyAt${g}(stream, head, feature, j);
+      ${positions ? `logit += query[${plan.rows.position} + feature] * positionAt${g}(head, feature, column);` : ''}
+    }
+    logit *= uniforms.terms.x;
+    ${plan.selection && index !== undefined ? 'logit -= votedAt(stream, 0, slot);' : ''}
+  }`,
+    )
+    .join('')}
+  return vec2<f32>(logit, strength);
+}
+fn valueAt(stream: i32, head: i32, feature: i32, slot: i32) -> f32 {
+  ${plan.groups
+    .map(
+      (_, g) => `if (slot >= uniforms.group${g}.x && slot < uniforms.group${g}.x + uniforms.group${g}.y) {
+    return valueAt${g}(stream, head, feature, slot - uniforms.group${g}.x);
+  }`,
+    )
+    .join('\n  ')}
+  return 0.0;
+}
+fn main(index: i32) {
+  let local = i32(localIndex);
+  let splits = uniforms.more.z;
+  let workgroup = index / ${tileThreads};
+  let split = workgroup % splits;
+  let head = (workgroup / splits) % uniforms.sizes.y;
+  let stream = workgroup / (splits * uniforms.sizes.y);
+  let within = stream < uniforms.sizes.x;
+  for (var row = local; row < ${plan.rows.count}; row += ${tileThreads}) { query[row] = rowAt(stream, head, row, 0); }
+  workgroupBarrier();
+  var mine: array<vec2<f32>, ${part / tileThreads}>;
+  var top = none;
+  for (var k = 0; k < ${part / tileThreads}; k++) {
+    mine[k] = attended(stream, head, split * ${part} + k * ${tileThreads} + local);
+    if (mine[k].y > 0.0) { top = max(top, mine[k].x); }
+  }
+  sums[local] = top;
+  workgroupBarrier();
+  for (var k = 0; k < ${tileThreads}; k++) { top = max(top, sums[k]); }
+  workgroupBarrier();
+  var total = 0.0;
+  var plainTotal = 0.0;
+  for (var k = 0; k < ${part / tileThreads}; k++) {
+    let e = select(0.0, exp(mine[k].x - top), mine[k].y > 0.0);
+    let slot = split * ${part} + k * ${tileThreads} + local;
+    plainTotal += e;
+    total += e * mine[k].y;
+    weights[k * ${tileThreads} + local] = e * mine[k].y${
+      names.includes('dropout')
+        ? ` * select(1.0, dropout[(stream * uniforms.sizes.y + head) * uniforms.sizes.w + slot], slot < uniforms.sizes.w)`
+        : ''
+    };
+  }
+  sums[local] = total;
+  otherSums[local] = plainTotal;
+  workgroupBarrier();
+  let stride = splits;
+  let row0 = (stream * uniforms.sizes.y + head) * (D + ${partialRows});
+  if (local == 0 && within) {
+    total = 0.0;
+    plainTotal = 0.0;
+    for (var k = 0; k < ${tileThreads}; k++) { total += sums[k]; plainTotal += otherSums[k]; }
+    result[(row0 + D) * stride + split] = top;
+    result[(row0 + D + 1) * stride + split] = total;
+    result[(row0 + D + 2) * stride + split] = plainTotal;
+  }
+  // ${lanes} threads side by side add one feature's values along the slots.
+  let lane = local % ${lanes};
+  for (var begin = 0; begin < D; begin += ${tileThreads / lanes}) {
+    let feature = begin + local / ${lanes};
+    var sum = 0.0;
+    if (feature < D) {
+      for (var k = lane; k < ${part}; k += ${lanes}) {
+        if (weights[k] != 0.0) { sum += weights[k] * valueAt(stream, head, feature, split * ${part} + k); }
+      }
+    }
+    workgroupBarrier();
+    sums[local] = sum;
+    workgroupBarrier();
+    if (lane == 0 && feature < D && within) {
+      for (var k = 1; k < ${lanes}; k++) { sum += sums[local + k]; }
+      result[(row0 + feature) * stride + split] = sum;
+    }
+  }
+}`
+}
+
+/** How the parts of a query's attention are added: all relative to the largest logit of all. */
+export const combination = ({ life, span }: Plan) => `
+struct Total { top: f32, inverse: f32 };
+fn partOf(place: i32, row: i32, i: i32, split: i32) -> f32 {
+  return parts[((place * (D + ${partialRows}) + row) * uniforms.sizes.z + i) * uniforms.more.z + split];
+}
+fn totalOf(place: i32, i: i32) -> Total {
+  var top = -${far};
+  for (var k = 0; k < uniforms.more.z; k++) { top = max(top, partOf(place, D, i, k)); }
+  var total = 0.0;
+  for (var k = 0; k < uniforms.more.z; k++) {
+    let factor = exp(partOf(place, D, i, k) - top);
+    total += factor * partOf(place, D + 1, i, k);
+    ${life || span ? `total += ${epsilon} * factor * partOf(place, D + 2, i, k);` : ''}
+  }
+  return Total(top, select(0.0, 1.0 / total, total > 0.0));
+}`
+
+/** The parts added and divided by their total: [batch, heads, headSize, block]. */
+export function combine(parts: Tensor, plan: Plan, scale: number): Tensor {
+  const { batch, heads, size, block } = plan
+  return runPerElement(
+    {
+      ...shaderOf(
+        plan,
+        'combine',
+        ['parts'],
+        0,
+        () => `
+const D = ${size};
+${combination(plan)}
+fn main(index: i32) {
+  if (index >= i32(arrayLength(&result))) { return; }
+  let i = index % uniforms.sizes.z;
+  let feature = (index / uniforms.sizes.z) % D;
+  let place = index / (uniforms.sizes.z * D);
+  let total = totalOf(place, i);
+  var sum = 0.0;
+  for (var k = 0; k < uniforms.more.z; k++) {
+    sum += exp(partOf(place, D, i, k) - total.top) * partOf(place, feature, i, k);
+  }
+  result[index] = sum * total.inverse;
+}`,
+      ),
+    },
+    { inputs: [parts], into: [batch, heads, size, block], uniforms: uniformsOf(plan, scale, splitsOf(plan)) },
+  )
+}

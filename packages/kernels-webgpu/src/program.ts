@@ -1,0 +1,101 @@
+/**
+ * Runs a compute shader on tfjs's WebGPU backend: an object of the shape that it takes for a program is all it needs.
+ * Tensors go in flat, so that a shader is compiled once for all shapes; sizes travel as uniforms.
+ */
+import { backend, type DataType, engine, type Tensor, type TensorInfo } from '@tensorflow/tfjs-core'
+
+export interface Uniform {
+  readonly type: 'int32' | 'float32'
+  readonly data: number[]
+}
+
+export interface Shader {
+  /** Two shaders of one key are one: whatever their code depends on is part of it. */
+  readonly key: string
+  /** Names of the inputs, as the code calls them. */
+  readonly inputs: readonly string[]
+  /** Members of the struct `uniforms`. */
+  readonly uniforms: string
+  /** WGSL with `fn main(index: i32)`. */
+  readonly code: () => string
+  readonly threads: number
+}
+
+/** WebGPUProgram of tfjs. */
+interface Program {
+  readonly shaderKey: string
+  readonly variableNames: string[]
+  readonly variableComponents: number[]
+  readonly uniforms: string
+  readonly outputShape: number[]
+  readonly outputComponent: number
+  readonly workgroupSize: [number, number, number]
+  readonly dispatchLayout: { x: number[] }
+  readonly dispatch: [number, number, number]
+  getUserCode(): string
+}
+
+interface WebGPUBackend {
+  runWebGPUProgram(
+    program: Program,
+    inputs: TensorInfo[],
+    dtype: DataType,
+    uniforms: Uniform[],
+    output?: TensorInfo,
+  ): TensorInfo
+}
+
+const flat = ({ dataId, dtype, size }: Tensor): TensorInfo => ({ dataId, dtype, shape: [size] })
+
+const opening = 'fn main(index: i32) {'
+
+/** The code with every input mentioned, since an input that is not mentioned would have no place in the layout. */
+const named = ({ code, inputs }: Shader) =>
+  code().replace(opening, `${opening} ${inputs.map((name) => `_ = &${name};`).join(' ')}`)
+
+export interface Run {
+  readonly inputs: readonly Tensor[]
+  readonly uniforms: Uniform[]
+  readonly workgroups: number
+  /** Shape of the result, or a tensor that several runs write into. */
+  readonly into: readonly number[] | Tensor
+}
+
+/** Runs a shader. The result is float32. */
+export function run(shader: Shader, { inputs, uniforms, workgroups, into }: Run): Tensor {
+  const shape = Array.isArray(into) ? (into as number[]) : (into as Tensor).shape
+  const program: Program = {
+    shaderKey: `lethe-${shader.key}`,
+    variableNames: [...shader.inputs],
+    variableComponents: shader.inputs.map(() => 1),
+    uniforms: shader.uniforms,
+    outputShape: [shape.reduce((product, size) => product * size, 1)],
+    outputComponent: 1,
+    workgroupSize: [shader.threads, 1, 1],
+    dispatchLayout: { x: [0] },
+    dispatch: [workgroups, 1, 1],
+    getUserCode: () => named(shader),
+  }
+  const output = Array.isArray(into) ? undefined : (into as Tensor)
+  const info = (backend() as unknown as WebGPUBackend).runWebGPUProgram(
+    program,
+    inputs.map(flat),
+    'float32',
+    uniforms,
+    output && flat(output),
+  )
+  return output ?? engine().makeTensorFromTensorInfo({ ...info, shape })
+}
+
+/** Threads of a shader that computes each value by itself. */
+const elementThreads = 64
+
+/** Runs a shader that computes value `index` of the result in each thread. */
+export const runPerElement = (
+  shader: Omit<Shader, 'threads'>,
+  job: Omit<Run, 'workgroups' | 'into'> & { into: readonly number[] },
+) =>
+  run(
+    { ...shader, threads: elementThreads },
+    { ...job, workgroups: Math.ceil(job.into.reduce((product, size) => product * size, 1) / elementThreads) },
+  )

@@ -1,0 +1,138 @@
+/**
+ * Training and decoding of every method with the kernel and without it: the same numbers, fewer dispatches, no shader
+ * compiled anew from step to step, nothing left behind.
+ */
+import { existsSync } from 'node:fs'
+import { adaptiveSpan } from '@lethe/adaptive-span'
+import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
+import { compressive } from '@lethe/compressive'
+import { Decoder, type ForgettingMethod, fixedSpan, registerGradients, setAttentionKernel } from '@lethe/core'
+import { expireSpan } from '@lethe/expire-span'
+import { selective } from '@lethe/selective'
+import { backend, type Tensor, tensor, memory as tfMemory } from '@tensorflow/tfjs-core'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { attentionKernel } from './index'
+
+const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
+const missing = !existsSync(softwareVulkan)
+
+const methods: Record<string, () => ForgettingMethod> = {
+  'fixed-span': () => fixedSpan({ span: 12 }),
+  'adaptive-span': () => adaptiveSpan({ maxSpan: 12, ramp: 4 }),
+  'adaptive-span, dynamic': () => adaptiveSpan({ maxSpan: 12, ramp: 4, dynamic: true }),
+  'expire-span': () => expireSpan({ maxSpan: 16, ramp: 4 }),
+  compressive: () => compressive({ memory: 8, compressed: 4, rate: 2, compression: 'most-used' }),
+  selective: () => selective({ budget: 12 }),
+}
+
+interface Backend {
+  readonly pipelineCache: object
+  readonly bufferManager: { getNumUsedBuffers(): number }
+  runWebGPUProgram(...given: unknown[]): unknown
+}
+
+const [batch, block, warmUp, steps] = [2, 8, 6, 20]
+const tokens = (length: number, step: number): Tensor =>
+  tensor(
+    Int32Array.from({ length: batch * length }, (_, i) => (i * 7 + step * 3) % 20),
+    length === 1 ? [batch] : [batch, length],
+    'int32',
+  )
+
+interface Counts {
+  readonly dispatches: number
+  readonly pipelines: number
+  readonly tensors: number
+  readonly buffers: number
+}
+
+describe.skipIf(missing)('steps on webgpu', () => {
+  let info: BackendInfo
+  let dispatches = 0
+  const device = () => backend() as unknown as Backend
+
+  beforeAll(async () => {
+    info = await useBackend('webgpu', { softwareVulkan })
+    registerGradients()
+    const { runWebGPUProgram } = device()
+    device().runWebGPUProgram = function (...given) {
+      dispatches++
+      return runWebGPUProgram.apply(this, given)
+    }
+  })
+  afterAll(() => disposeBackend())
+
+  /** Runs a step, reads its results and frees them. Buffers are counted then: until work is submitted, tfjs keeps them. */
+  async function counted(
+    inputs: Tensor[],
+    work: () => Tensor[],
+  ): Promise<{ values: number[]; counts: Counts }> {
+    dispatches = 0
+    const results = work()
+    const ofStep = dispatches
+    const values: number[] = []
+    for (const result of results) values.push(...(await result.data()))
+    for (const tensor of [...results, ...inputs]) tensor.dispose()
+    const counts = {
+      dispatches: ofStep,
+      pipelines: Object.keys(device().pipelineCache).length,
+      tensors: tfMemory().numTensors,
+      buffers: device().bufferManager.getNumUsedBuffers(),
+    }
+    return { values, counts }
+  }
+
+  async function runSteps(make: () => ForgettingMethod) {
+    const config = { vocabulary: 20, width: 16, heads: 2, layers: 1, positions: 'learned' as const }
+    const decoder = new Decoder({ ...config, learnedDistances: 40, method: make() }, { seed: 1 })
+    const values: number[] = []
+    const [training, decoding]: [Counts[], Counts[]] = [[], []]
+    let memory = decoder.initialMemory(batch)
+    for (let step = 0; step < steps; step++) {
+      const [inputs, targets] = [tokens(block, step), tokens(block, step + 1)]
+      const read = await counted([inputs, targets], () => {
+        const { loss, penalty, gradients, memory: next } = decoder.gradients(inputs, targets, memory)
+        memory = next
+        return [loss, penalty, ...Object.values(gradients)]
+      })
+      memory = await decoder.compact(memory)
+      training.push(read.counts)
+      values.push(...read.values)
+    }
+    let state = decoder.startDecoding(memory)
+    for (let step = 0; step < steps; step++) {
+      const input = tokens(1, step)
+      const read = await counted([input], () => {
+        const { logits, memory: next } = decoder.decode(input, state)
+        state = next
+        return [logits]
+      })
+      decoding.push(read.counts)
+      values.push(...read.values)
+    }
+    state.dispose()
+    decoder.dispose()
+    info.throwIfFailed()
+    return { values, training, decoding }
+  }
+
+  test.each(Object.entries(methods))('%s', async (_, make) => {
+    setAttentionKernel('webgpu', null)
+    const plain = await runSteps(make)
+    const before = tfMemory().numTensors
+    setAttentionKernel('webgpu', attentionKernel)
+    const fused = await runSteps(make)
+    expect(tfMemory().numTensors).toBe(before)
+    expect(fused.values.length).toBe(plain.values.length)
+    const difference = Math.max(...fused.values.map((value, index) => Math.abs(value - plain.values[index]!)))
+    expect(difference).toBeLessThan(1e-4)
+    for (const phase of ['training', 'decoding'] as const) {
+      const later = fused[phase].slice(warmUp)
+      expect(later.at(-1)!.dispatches).toBeLessThan(plain[phase].at(-1)!.dispatches)
+      const stable = (key: keyof Counts) => [...new Set(later.map((counts) => counts[key]))]
+      expect(stable('pipelines'), `shaders compiled in ${phase}`).toHaveLength(1)
+      expect(stable('tensors'), `tensors of ${phase}`).toHaveLength(1)
+      expect(stable('buffers'), `buffers of ${phase}`).toHaveLength(1)
+    }
+  })
+})
