@@ -127,7 +127,7 @@ export type SlotDistance =
 export type Term =
   /** m = clamp((life[b, j] - d) / ramp + 1, 0, 1), life [batch, slots] (Expire-Span). */
   | { readonly kind: 'slot-life'; readonly life: Tensor2D; readonly ramp: number }
-  /** m = clamp((span - d + nearest) / ramp + 1, 0, 1), span [heads], [1] or [batch, heads, block] (Adaptive-Span). */
+  /** m = clamp((span - d + nearest) / ramp + 1, 0, 1), span [heads], [1], [batch, heads, block] or [batch, 1, block] (Adaptive-Span). */
   | { readonly kind: 'head-span'; readonly span: Tensor; readonly ramp: number }
   /**
    * b = F: what earlier queries voted away (Selective Attention). `carried` [batch, slots] is F from earlier blocks,

@@ -343,7 +343,8 @@ function queryGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): 
   if (span) {
     const perQuery = part(rows.span!, 1)
     const { span: spans } = span
-    const whole = spans.rank === 3 ? perQuery : spans.size === 1 ? sum(perQuery) : sum(perQuery, [0, 2, 3])
+    const ofQueries = () => (spans.shape[1] === 1 ? sum(perQuery, 1) : perQuery)
+    const whole = spans.rank === 3 ? ofQueries() : spans.size === 1 ? sum(perQuery) : sum(perQuery, [0, 2, 3])
     gradients[termName(request, 'head-span', 'span')] = reshape(whole, spans.shape)
   }
   return { ...gradients, queries: shares.length === 1 ? shares[0]! : addN(shares) }

@@ -153,8 +153,10 @@ function packQueries({ queries, queryBias, persistent }: AttentionRequest, plan:
     span: span?.span,
   })
   const spans = span?.span
-  const strides =
-    !spans || spans.size === 1 ? [0, 0, 0] : spans.rank === 3 ? [heads * block, block, 1] : [0, 1, 0]
+  const perQuery = spans?.rank === 3
+  const count = (perQuery ? spans.shape[1] : spans?.size) ?? 1
+  const headStep = count === 1 ? 0 : perQuery ? block : 1
+  const strides = perQuery ? [count * block, headStep, 1] : [0, headStep, 0]
   return runPerElement(
     {
       key: `queries/${size}/${names.join()}/${Object.values(rows).join()}`,

@@ -122,7 +122,7 @@ function joined(request: AttentionRequest, name: string, part: Tensor): Tensor {
   const term = kind === 'terms' ? request.terms[Number(index)]! : undefined
   if (term?.kind === 'slot-life') return sum(part, 1)
   if (term?.kind === 'head-span') {
-    if (term.span.rank === 3) return part
+    if (term.span.rank === 3) return term.span.shape[1] === 1 ? sum(part, 1, true) : part
     return reshape(term.span.size === 1 ? sum(part) : sum(part, [0, 2]), term.span.shape)
   }
   if (term?.kind === 'bias') {
@@ -239,11 +239,12 @@ function written(request: AttentionRequest, parts: NamedTensors = {}): kernels.A
         }
       if (term.kind !== 'head-span') return []
       const perQuery = term.span.rank === 3
+      const spans = perQuery ? term.span.shape[1]! : term.span.size
       return {
         perSlot: false,
         values: at(term.span),
-        batchStep: perQuery ? heads * block : 0,
-        headStep: perQuery ? block : term.span.size === 1 ? 0 : 1,
+        batchStep: perQuery ? spans * block : 0,
+        headStep: spans === 1 ? 0 : perQuery ? block : 1,
         queryStep: perQuery ? 1 : 0,
         nearest,
         inverse: 1 / term.ramp,

@@ -94,7 +94,9 @@ function propagate(way: readonly Step[], xs: readonly Tensor[], value: Tensor): 
   }
   for (const { node, inputs } of [...way].reverse()) {
     if (!node.gradient)
-      throw new Error(`Cannot compute gradient: gradient function not found for ${node.kernelName}.`)
+      throw new Error(
+        `${node.kernelName} has no gradient: call registerGradients() first, or register one for it`,
+      )
     const parts = node.gradient(node.outputs.map(({ id }) => gradients.get(id)))
     for (const [name, { id }] of inputs) {
       const part = tidy(parts[name]!)

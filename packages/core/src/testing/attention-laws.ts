@@ -309,6 +309,12 @@ export const attentionCases: Record<string, CaseOptions> = {
     terms: [{ kind: 'head-span', ramp: 4 }],
     span: [2, 2, 4],
   },
+  'one span for all heads, per query': {
+    block: 4,
+    groups: [window(8, 4, 0, 8)],
+    terms: [{ kind: 'head-span', ramp: 4 }],
+    span: [2, 1, 4],
+  },
   selection: {
     block: 5,
     groups: [window(4, 5, 0)],
@@ -406,6 +412,7 @@ const casesWithGradient: Record<string, readonly string[]> = {
   'span per head, not attending to itself': ['queries', 'keys', 'values', 'table', 'span'],
   'one span for all heads': ['queries', 'span'],
   'span per head and query': ['queries', 'span'],
+  'one span for all heads, per query': ['queries', 'span'],
   selection: ['queries', 'keys', 'values', 'table', 'carried'],
   'bias, broadcast': ['queries', 'bias'],
   'life, span, selection and bias at once': [

@@ -312,7 +312,8 @@ export function attentionOracle(given: AttentionCase): OracleResult {
       if (term.kind === 'slot-life') m *= clamp01((at('life', b, j) - distanceOf(b, i, j)) / term.ramp + 1)
       if (term.kind === 'head-span') {
         const { shape } = inputs.span!
-        const span = shape.length === 3 ? at('span', b, h, i) : at('span', shape[0] === 1 ? 0 : h)
+        const span =
+          shape.length === 3 ? at('span', b, shape[1] === 1 ? 0 : h, i) : at('span', shape[0] === 1 ? 0 : h)
         m *= clamp01((span - distanceOf(b, i, j) + given.groups[0]!.nearest) / term.ramp + 1)
       }
     }
