@@ -3,7 +3,6 @@
  * differs comes in as a Platform.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import { offerAttention } from './attention'
 import { BackendError, messageOf, packageError } from './errors'
 import { patchTensorflowBackend } from './tensorflow-kernels'
 import {
@@ -27,6 +26,7 @@ import {
   type OpenDevice,
   openDevice,
   requestAdapter,
+  useKernels,
 } from './webgpu'
 
 export interface Backends {
@@ -173,11 +173,13 @@ export function createBackends(platform: Platform): Backends {
           options.onError?.(error)
         })
         await activate('webgpu', "Update the GPU's driver, or call useBackend('wasm').")
-        const kernels = options.kernels === false ? undefined : await import('@lethe/kernels-webgpu')
-        offerAttention('webgpu', kernels?.attentionKernel)
+        const patched = useKernels(
+          options.kernels === false ? undefined : await import('@lethe/kernels-webgpu'),
+        )
         return {
           device: describeAdapter(info),
           software,
+          patched,
           throwIfFailed() {
             if (failure !== undefined) throw failure
           },

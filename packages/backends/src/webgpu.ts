@@ -3,6 +3,7 @@
  * adapter, say nothing about it, and give zeros after a pass that failed; so the device is requested here.
  */
 import * as tf from '@tensorflow/tfjs-core'
+import { offerAttention } from './attention'
 import { BackendError, messageOf } from './errors'
 import type { AdapterDescription, BackendOptions } from './types'
 
@@ -140,4 +141,16 @@ export async function openDevice(
       device.destroy()
     },
   }
+}
+
+/**
+ * Puts our own kernels in place, or takes them away, and names those in tfjs's registry.
+ * @param kernels @lethe/kernels-webgpu
+ */
+export function useKernels(kernels?: typeof import('@lethe/kernels-webgpu')): string[] {
+  offerAttention('webgpu', kernels?.attentionKernel)
+  for (const { kernelName } of tf.getKernelsForBackend('webgpu'))
+    if (kernelName.startsWith('Lethe')) tf.unregisterKernel(kernelName, 'webgpu')
+  for (const kernel of kernels?.fusedKernels ?? []) tf.registerKernel(kernel)
+  return (kernels?.fusedKernels ?? []).map(({ kernelName }) => kernelName)
 }

@@ -23,7 +23,7 @@ import {
   writePairs,
 } from './forward'
 import { ownSteps, type Plan, type PositionsPlan, placedGroups, uniformsOf } from './plan'
-import { run, runPerElement } from './program'
+import { run, runPerElement, sumOf } from './program'
 import {
   accumulate,
   accumulators,
@@ -58,8 +58,7 @@ export function massOf(inputs: Inputs, parts: Tensor, plan: Plan, scale: number)
       },
     )
   }
-  const total = sumOf(perHead as Tensor, { outer: batch, count: heads, inner: slots })
-  return reshape(mul(total, 1 / heads), [batch, slots])
+  return mul(sumOf(perHead as Tensor, [batch, slots], { count: heads, inner: slots }), 1 / heads)
 }
 
 /** The gradient of every tensor of the request that learns, by its name in `takeApart(request).learning`. */
@@ -478,15 +477,18 @@ function slotGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): R
   const gradients: Record<string, Tensor> = { keys: part(0, 0, slots), values: part(size, 0, slots) }
   if (persistent > 0) {
     const overStreams = (x: Tensor) =>
-      reshape(sumOf(x, { outer: 1, count: batch, inner: x.size / batch }), [heads, size, persistent])
+      sumOf(x, [heads, size, persistent], { count: batch, inner: x.size / batch })
     gradients['persistent.keys'] = overStreams(part(0, slots, persistent))
     gradients['persistent.values'] = overStreams(part(size, slots, persistent))
   }
   if (life) {
     const pitch = rows * all
     const origin = { outerPitch: heads * pitch, pitch, offset: 2 * size * all }
-    const lives = sumOf(whole, { outer: batch, count: heads, inner: slots, ...origin })
-    gradients[termName(request, 'slot-life', 'life')] = reshape(lives, [batch, slots])
+    gradients[termName(request, 'slot-life', 'life')] = sumOf(whole, [batch, slots], {
+      count: heads,
+      inner: slots,
+      ...origin,
+    })
   }
   return gradients
 }
@@ -566,8 +568,10 @@ function positionGradients(request: AttentionRequest, inputs: Inputs, plan: Plan
     )
     const { rows } = request.groups[group.index!]!.positions!
     const count = own === 1 ? batch * heads : batch
-    const total = sumOf(perHead, { outer: 1, count, inner: own * columns * size })
-    gradients[`groups.${group.index}.rows`] = reshape(total, rows.shape)
+    gradients[`groups.${group.index}.rows`] = sumOf(perHead, rows.shape, {
+      count,
+      inner: own * columns * size,
+    })
   }
   return gradients
 }
@@ -661,45 +665,4 @@ fn writeColumns(stream: i32, head: i32, columns: i32, feature: i32, begin: i32, 
     }
   }
 }`
-}
-
-interface Sum {
-  readonly outer: number
-  readonly count: number
-  readonly inner: number
-  /** From one of the summed to the next. Default: `inner`. */
-  readonly pitch?: number
-  readonly outerPitch?: number
-  readonly offset?: number
-}
-
-/** Σ over n of x[outer · outerPitch + n · pitch + offset + inner]: [outer, inner]. */
-function sumOf(
-  x: Tensor,
-  { outer, count, inner, pitch = inner, outerPitch = count * pitch, offset = 0 }: Sum,
-) {
-  return runPerElement(
-    {
-      key: 'sum',
-      inputs: ['x'],
-      uniforms: 'counts: vec4<i32>, places: vec4<i32>, ',
-      code: () => `
-fn main(index: i32) {
-  if (index >= i32(arrayLength(&result))) { return; }
-  let inner = index % uniforms.counts.y;
-  let origin = (index / uniforms.counts.y) * uniforms.places.x + uniforms.places.z + inner;
-  var sum = 0.0;
-  for (var n = 0; n < uniforms.counts.x; n++) { sum += x[origin + n * uniforms.places.y]; }
-  result[index] = sum;
-}`,
-    },
-    {
-      inputs: [x],
-      into: [outer, inner],
-      uniforms: [
-        { type: 'int32', data: [count, inner, 0, 0] },
-        { type: 'int32', data: [outerPitch, pitch, offset, 0] },
-      ],
-    },
-  )
 }

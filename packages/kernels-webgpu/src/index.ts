@@ -1,12 +1,15 @@
 /**
  * Attention for tfjs's WebGPU backend in WGSL, forward and backward, behind core's seam:
- * `setAttentionKernel('webgpu', attentionKernel)`. No tensor of queries × slots × heads is made.
+ * `setAttentionKernel('webgpu', attentionKernel)`. No tensor of queries × slots × heads is made. And core's fused
+ * operations, as kernels for tfjs's registry.
  */
 import type { AttentionKernel, AttentionRequest } from '@lethe/core'
 import { reshape, slice, type Tensor, type Tensor2D, type Tensor3D } from '@tensorflow/tfjs-core'
 import { gradientsOf, massOf } from './backward'
 import { attendInParts, combine, countVotes, type Inputs, pack } from './forward'
 import { boundBeside, type Plan, planOf } from './plan'
+
+export { fusedKernels } from './fused'
 
 /** Buffers that a shader may bind besides its queries, keys, values, slots and result, where a device allows eight. */
 const mostBeside = 3

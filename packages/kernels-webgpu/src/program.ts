@@ -99,3 +99,44 @@ export const runPerElement = (
     { ...shader, threads: elementThreads },
     { ...job, workgroups: Math.ceil(job.into.reduce((product, size) => product * size, 1) / elementThreads) },
   )
+
+interface Sum {
+  readonly count: number
+  readonly inner: number
+  /** From one of the summed to the next. Default: `inner`. */
+  readonly pitch?: number
+  readonly outerPitch?: number
+  readonly offset?: number
+}
+
+/** Σ over n of x[outer · outerPitch + n · pitch + offset + inner] for each outer and inner, as a tensor of shape `into`. */
+export function sumOf(
+  x: Tensor,
+  into: readonly number[],
+  { count, inner, pitch = inner, outerPitch = count * pitch, offset = 0 }: Sum,
+): Tensor {
+  return runPerElement(
+    {
+      key: 'sum',
+      inputs: ['x'],
+      uniforms: 'counts: vec4<i32>, places: vec4<i32>, ',
+      code: () => `
+fn main(index: i32) {
+  if (index >= i32(arrayLength(&result))) { return; }
+  let inner = index % uniforms.counts.y;
+  let origin = (index / uniforms.counts.y) * uniforms.places.x + uniforms.places.z + inner;
+  var sum = 0.0;
+  for (var n = 0; n < uniforms.counts.x; n++) { sum += x[origin + n * uniforms.places.y]; }
+  result[index] = sum;
+}`,
+    },
+    {
+      inputs: [x],
+      into,
+      uniforms: [
+        { type: 'int32', data: [count, inner, 0, 0] },
+        { type: 'int32', data: [outerPitch, pitch, offset, 0] },
+      ],
+    },
+  )
+}

@@ -6,23 +6,53 @@ import { existsSync } from 'node:fs'
 import { adaptiveSpan } from '@lethe/adaptive-span'
 import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
 import { compressive } from '@lethe/compressive'
-import { Decoder, type ForgettingMethod, fixedSpan, registerGradients, setAttentionKernel } from '@lethe/core'
+import {
+  Decoder,
+  type DecoderConfig,
+  fixedSpan,
+  Random,
+  registerGradients,
+  setAttentionKernel,
+  sinks,
+} from '@lethe/core'
 import { expireSpan } from '@lethe/expire-span'
 import { selective } from '@lethe/selective'
-import { backend, type Tensor, tensor, memory as tfMemory } from '@tensorflow/tfjs-core'
+import {
+  backend,
+  registerKernel,
+  type Tensor,
+  tensor,
+  memory as tfMemory,
+  unregisterKernel,
+} from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { attentionKernel } from './index'
+import { attentionKernel, fusedKernels } from './index'
 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
 const missing = !existsSync(softwareVulkan)
 
-const methods: Record<string, () => ForgettingMethod> = {
-  'fixed-span': () => fixedSpan({ span: 12 }),
-  'adaptive-span': () => adaptiveSpan({ maxSpan: 12, ramp: 4 }),
-  'adaptive-span, dynamic': () => adaptiveSpan({ maxSpan: 12, ramp: 4, dynamic: true }),
-  'expire-span': () => expireSpan({ maxSpan: 16, ramp: 4 }),
-  compressive: () => compressive({ memory: 8, compressed: 4, rate: 2, compression: 'most-used' }),
-  selective: () => selective({ budget: 12 }),
+const learned = { positions: 'learned', learnedDistances: 40 } as const
+const configs: Record<string, Omit<DecoderConfig, 'vocabulary' | 'width' | 'heads' | 'layers'>> = {
+  'fixed-span': { ...learned, method: fixedSpan({ span: 12 }), norm: 'rms', activation: 'swiglu' },
+  'adaptive-span': { ...learned, method: adaptiveSpan({ maxSpan: 12, ramp: 4 }), persistentSlots: 3 },
+  'adaptive-span, dynamic': { ...learned, method: adaptiveSpan({ maxSpan: 12, ramp: 4, dynamic: true }) },
+  'expire-span': { ...learned, method: expireSpan({ maxSpan: 16, ramp: 4 }), activation: 'gelu' },
+  'expire-span, rotary, dropout': {
+    positions: 'rotary',
+    method: expireSpan({ maxSpan: 16, ramp: 4 }),
+    dropout: 0.2,
+    dropoutPlaces: ['attention'],
+  },
+  compressive: {
+    positions: 'sinusoidal',
+    method: compressive({ memory: 8, compressed: 4, rate: 2, compression: 'most-used' }),
+  },
+  selective: { ...learned, method: selective({ budget: 12 }) },
+  'sinks around survivors': {
+    ...learned,
+    beyondLearned: 'clamp',
+    method: sinks({ count: 2, method: expireSpan({ maxSpan: 16, ramp: 4 }) }),
+  },
 }
 
 interface Backend {
@@ -82,16 +112,21 @@ describe.skipIf(missing)('steps on webgpu', () => {
     return { values, counts }
   }
 
-  async function runSteps(make: () => ForgettingMethod) {
-    const config = { vocabulary: 20, width: 16, heads: 2, layers: 1, positions: 'learned' as const }
-    const decoder = new Decoder({ ...config, learnedDistances: 40, method: make() }, { seed: 1 })
+  async function runSteps(config: (typeof configs)[string]) {
+    const decoder = new Decoder({ vocabulary: 20, width: 16, heads: 2, layers: 1, ...config }, { seed: 1 })
+    const random = new Random(5)
     const values: number[] = []
     const [training, decoding]: [Counts[], Counts[]] = [[], []]
     let memory = decoder.initialMemory(batch)
     for (let step = 0; step < steps; step++) {
       const [inputs, targets] = [tokens(block, step), tokens(block, step + 1)]
       const read = await counted([inputs, targets], () => {
-        const { loss, penalty, gradients, memory: next } = decoder.gradients(inputs, targets, memory)
+        const {
+          loss,
+          penalty,
+          gradients,
+          memory: next,
+        } = decoder.gradients(inputs, targets, memory, { random })
         memory = next
         return [loss, penalty, ...Object.values(gradients)]
       })
@@ -116,12 +151,14 @@ describe.skipIf(missing)('steps on webgpu', () => {
     return { values, training, decoding }
   }
 
-  test.each(Object.entries(methods))('%s', async (_, make) => {
+  test.each(Object.entries(configs))('%s', async (_, config) => {
     setAttentionKernel('webgpu', null)
-    const plain = await runSteps(make)
+    for (const { kernelName } of fusedKernels) unregisterKernel(kernelName, 'webgpu')
+    const plain = await runSteps(config)
     const before = tfMemory().numTensors
     setAttentionKernel('webgpu', attentionKernel)
-    const fused = await runSteps(make)
+    for (const kernel of fusedKernels) registerKernel(kernel)
+    const fused = await runSteps(config)
     expect(tfMemory().numTensors).toBe(before)
     expect(fused.values.length).toBe(plain.values.length)
     const difference = Math.max(...fused.values.map((value, index) => Math.abs(value - plain.values[index]!)))
