@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 const source = (path: string) => new URL(path, import.meta.url).pathname
@@ -16,5 +17,7 @@ export default defineConfig({
     testTimeout: 120_000,
     hookTimeout: 120_000,
     pool: 'forks',
+    // Vitest leaves a core to itself, of which there may be but two.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
   },
 })
