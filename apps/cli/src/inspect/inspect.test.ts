@@ -165,6 +165,14 @@ describe('a trace', () => {
     decoder.dispose()
   })
 
+  test('votes beside sinks are refused', async () => {
+    const decoder = decoderWith('selective', { sinks: 2 })
+    await expect(traceText(decoder, tokenizer, tokens, block)).rejects.toThrow(
+      'inspect a run without --sinks',
+    )
+    decoder.dispose()
+  })
+
   test('sinks always stay', async () => {
     const decoder = decoderWith('fixed-span', { sinks: 2 })
     const trace = await traceText(decoder, tokenizer, tokens, block)

@@ -71,6 +71,8 @@ export async function traceText(
   if (tokens.length < 2)
     throw new UsageError('there is nothing to inspect: the text has less than two tokens')
   const methods = decoder.config.method.map(({ name, options }) => described(name, options))
+  if (methods.some(({ name, sinks }) => sinks > 0 && name === 'selective'))
+    throw new UsageError('lethe inspect cannot show votes beside sinks: inspect a run without --sinks')
   const collected = methods.map(
     (): Collected => ({ life: [], spans: [], snapshots: [], gone: [], held: new Set() }),
   )
