@@ -16,6 +16,7 @@ import {
   equalQuality,
   type RunResult,
   rowsOf,
+  slotsSaved,
   tableOf,
 } from '../compare/results'
 import { UsageError } from '../errors'
@@ -260,7 +261,7 @@ class CompareSession {
       for (const { method, row, saved } of equal?.methods ?? [])
         if (row && row !== equal!.reference)
           console.log(
-            `${method}: within ${within} bits per byte of fixed-span ${equal!.reference.budget} with ${row.slots.mean.toFixed(1)} slots, ${saved!.toFixed(1)} times fewer`,
+            `${method}: within ${within} bits per byte of fixed-span ${equal!.reference.budget} with ${slotsSaved(row, saved!)}`,
           )
       console.log(`\nreport: ${relativePath(resolve(report))}`)
       console.log(`results: ${relativePath(resolve(results))}`)

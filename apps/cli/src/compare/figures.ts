@@ -3,6 +3,7 @@ import type { Decoder, Memory } from '@lethe/core'
 import { registerGradients } from '@lethe/core'
 import { type EvaluatedBlock, evaluate, Streams, type TextData } from '@lethe/trainer'
 import { dispose, profile, tensor2d } from '@tensorflow/tfjs-core'
+import { median } from '../commands/bench/statistics'
 
 export interface Figures {
   readonly parameters: number
@@ -174,10 +175,4 @@ async function measureTraining(decoder: Decoder, data: TextData, batch: number, 
     trainingTokensPerSecond: (1000 * batch * block) / trainingMsPerBlock,
     peakTensorBytes: peakBytes,
   }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }

@@ -127,6 +127,10 @@ export function equalQuality(
   return { reference, methods }
 }
 
+/** How much memory that is, beside the reference's. */
+export const slotsSaved = (row: Row, saved: number): string =>
+  `${row.slots.mean.toFixed(1)} slots${saved >= 1.05 ? `, ${saved.toFixed(1)} times fewer` : ''}`
+
 /** The table as lines of text: absolute numbers, with the spread over seeds where there are several. */
 export function tableOf(rows: readonly Row[]): string[] {
   const number = (digits: number) => (value: number) => value.toFixed(digits)

@@ -1,5 +1,5 @@
 /** report.html of a comparison: the table and the answer in the markup, the charts by the page's script. */
-import { type Comparison, equalQuality, type Row, rowsOf, type Spread } from '../compare/results'
+import { type Comparison, equalQuality, type Row, rowsOf, type Spread, slotsSaved } from '../compare/results'
 import { bytes, count } from '../output'
 import { escaped, renderPage } from './page'
 
@@ -54,7 +54,7 @@ function answer(rows: readonly Row[], within: number): string {
   if (others.length === 0) return ''
   const lines = others.map(({ method, row, saved }) =>
     row
-      ? `<li><b>${escaped(method)}</b>: ${row.slots.mean.toFixed(1)} slots, ${saved!.toFixed(1)} times fewer (${row.bitsPerByte.mean.toFixed(4)})</li>`
+      ? `<li><b>${escaped(method)}</b>: ${slotsSaved(row, saved!)} (${row.bitsPerByte.mean.toFixed(4)})</li>`
       : `<li><b>${escaped(method)}</b>: with none of these budgets</li>`,
   )
   return `<p>Within ${within} bits per byte of the fixed span with ${reference.budget} slots (${reference.bitsPerByte.mean.toFixed(4)}):</p><ul>${lines.join('')}</ul>`
