@@ -1,11 +1,13 @@
 #!/usr/bin/env node
 /**
  * node tools/profile-step.mjs [--backend tensorflow] [--method fixed-span] [--preset fair] [--steps 5] [--shapes]
- *   [--top 25] [--layers 4] [--width 256] [--heads 4] [--block 128] [--span 512] [--batch 8] [--json]
+ *   [--top 25] [--layers 4] [--width 256] [--heads 4] [--block 128] [--span 512] [--batch 8] [--gpu] [--json]
  *
  * Where a training step goes: calls and milliseconds of each kernel (with --shapes: of each kernel and the shapes it
  * gets), what the host spends outside of kernels, tensors uploaded from the host, peak bytes of tensors. Times are those of
- * the calling thread: on a backend that only queues its work (webgpu) they are the time to queue.
+ * the calling thread: on a backend that only queues its work (webgpu) they are the time to queue. --gpu gives the
+ * device's own timestamps of one step instead, a row per program (with --shapes: and shape of its result); the programs
+ * run one by one for it.
  */
 import { parseArgs } from 'node:util'
 import { adaptiveSpan } from '@lethe/adaptive-span'
@@ -33,6 +35,7 @@ const { values: given } = parseArgs({
     batch: text('8'),
     shapes: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
+    gpu: { type: 'boolean', default: false },
   },
 })
 const number = (name) => Number(given[name])
@@ -89,6 +92,32 @@ class KernelTimes {
     this.peakBytes = 0
     this.uploads = { calls: 0, bytes: 0 }
   }
+}
+
+/** Rows like those of KernelTimes, of the programs that `work` runs, by the timestamps of the WebGPU device. */
+async function gpuTimes(backend, byShape, work) {
+  if (!backend.supportTimestampQuery) throw new Error('--gpu needs a WebGPU device with timestamp-query')
+  const { recordAndSubmit } = Object.getPrototypeOf(backend)
+  const outer = backend.activeTimers
+  const timers = []
+  backend.activeTimers = timers
+  backend.recordAndSubmit = (program, output, ...rest) => {
+    recordAndSubmit.call(backend, program, output, ...rest)
+    // tfjs's keys begin with the class of the program, ours with its name; what follows are sizes and code.
+    const name = program.constructor === Object ? program.shaderKey.split(/[_;]/)[0] : program.constructor.name
+    timers[timers.length - 1].name = byShape ? `${name} [${output.shape}] of ${program.dispatch}` : name
+  }
+  await work()
+  delete backend.recordAndSubmit
+  backend.activeTimers = outer
+  const rows = new Map()
+  for (const { name, query } of timers) {
+    const row = rows.get(name) ?? { calls: 0, ms: 0 }
+    row.calls++
+    row.ms += await query
+    rows.set(name, row)
+  }
+  return rows
 }
 
 const shapesOf = (inputs) =>
@@ -161,11 +190,13 @@ const before = process.cpuUsage()
 const unwatched = await timed(steps)
 const { user, system } = process.cpuUsage(before)
 const tensors = tf.memory().numTensors
+const onGpu = given.gpu && (await gpuTimes(tf.backend(), given.shapes, step))
 const times = new KernelTimes(tf.engine(), given.shapes)
 const total = (await timed(steps)).reduce((a, b) => a + b) / steps
 const leaked = tf.memory().numTensors - tensors
-const rows = [...times.rows]
-  .map(([kernel, { calls, ms }]) => ({ kernel, calls: calls / steps, ms: ms / steps }))
+const watched = onGpu ? { rows: onGpu, steps: 1 } : { rows: times.rows, steps }
+const rows = [...watched.rows]
+  .map(([kernel, { calls, ms }]) => ({ kernel, calls: calls / watched.steps, ms: ms / watched.steps }))
   .sort((a, b) => b.ms - a.ms)
 const sum = (key) => rows.reduce((total, row) => total + row[key], 0)
 const figures = {
