@@ -48,7 +48,7 @@ const methods = {
   'expire-span': () => expireSpan({ maxSpan: span, ramp: 32, penalty: 1e-6, initialPercentage: 0.99 }),
   compressive: () =>
     compressive({ memory: span, compressed: span / 4, rate: 4, compression: 'conv', loss: 'attention' }),
-  selective: () => selective({ budget: span, memoryLoss: 0 }),
+  selective: () => selective({ span, budget: span, memoryLoss: 0 }),
 }
 
 /** One row per kernel, of all calls since the last reset. */
@@ -104,7 +104,8 @@ async function gpuTimes(backend, byShape, work) {
   backend.recordAndSubmit = (program, output, ...rest) => {
     recordAndSubmit.call(backend, program, output, ...rest)
     // tfjs's keys begin with the class of the program, ours with its name; what follows are sizes and code.
-    const name = program.constructor === Object ? program.shaderKey.split(/[_;]/)[0] : program.constructor.name
+    const name =
+      program.constructor === Object ? program.shaderKey.split(/[_;]/)[0] : program.constructor.name
     timers[timers.length - 1].name = byShape ? `${name} [${output.shape}] of ${program.dispatch}` : name
   }
   await work()

@@ -12,8 +12,8 @@ const installed = await import(addon).then(
 describe.skipIf(!installed)('on tensorflow', async () => {
   if (installed) await useBackend('tensorflow')
   const values = (count: number) => Array.from({ length: count }, (_, index) => Math.sin(3 * index * index))
-  const run = (name: string, inputs: Record<string, tf.Tensor>) =>
-    tf.engine().runKernel(name, inputs, {}) as unknown as tf.Tensor[]
+  const run = (name: string, inputs: Record<string, tf.Tensor>, attributes: tf.NamedAttrMap = {}) =>
+    tf.engine().runKernel(name, inputs, attributes) as unknown as tf.Tensor[]
 
   test('the gradient of ReLU is closed at zero', () => {
     const found = tf.tidy(() => {
@@ -35,6 +35,22 @@ describe.skipIf(!installed)('on tensorflow', async () => {
     }) as unknown as [number, number]
     expect(parts).toBe(1)
     expect(found / given.reduce((sum, x) => sum + x * x, 0)).toBeCloseTo(1, 5)
+    expect(tf.memory().numTensors).toBe(before)
+  })
+
+  test.each([true, false])('running sums, exclusive %o, as TensorFlow computes them itself', (exclusive) => {
+    const before = tf.memory().numTensors
+    tf.tidy(() => {
+      const x = tf.tensor3d(values(2 * 70 * 3), [2, 70, 3])
+      for (const backwards of [false, true]) {
+        const [y] = run('LetheRunningSum', { x }, { exclusive, backwards })
+        const own = tf.cumsum(x, 1, exclusive, backwards)
+        expect(tf.max(tf.abs(tf.sub(y!, own))).dataSync()[0]).toBeLessThan(1e-5)
+      }
+      expect(run('LetheRunningSum', { x: tf.zeros([1, 1025, 1]) }, { exclusive, backwards: false })).toEqual(
+        [],
+      )
+    })
     expect(tf.memory().numTensors).toBe(before)
   })
 

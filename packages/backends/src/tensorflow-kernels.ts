@@ -15,9 +15,10 @@ interface TensorflowBackend {
   readonly binding: {
     readonly TF_FLOAT: number
     readonly TF_INT32: number
+    readonly TF_ATTR_BOOL: number
     readonly TF_ATTR_INT: number
     readonly TF_ATTR_TYPE: number
-    createTensor(shape: readonly number[], dtype: number, values: Int32Array): number
+    createTensor(shape: readonly number[], dtype: number, values: Int32Array | Float32Array): number
     deleteTensor(id: number): void
     executeOp(
       name: string,
@@ -71,21 +72,57 @@ const sumSquares: KernelFunc = ({ inputs, backend: given }) => {
   return [packed]
 }
 
-/** Shapes on the side of TensorFlow, those used last at the end. */
-const shapes = new Map<string, number>()
-const shapesKept = 512
+/** Constants on the side of TensorFlow, by a key; beyond a number of them those go that were used longest ago. */
+class Constants {
+  readonly #ids = new Map<string, number>()
+  constructor(readonly kept: number) {}
 
-function shapeTensor({ binding }: TensorflowBackend, shape: readonly number[]): number {
-  const key = shape.join()
-  const id = shapes.get(key) ?? binding.createTensor([shape.length], binding.TF_INT32, Int32Array.from(shape))
-  shapes.delete(key)
-  shapes.set(key, id)
-  if (shapes.size > shapesKept) {
-    const [oldest, unused] = shapes.entries().next().value!
-    shapes.delete(oldest)
-    binding.deleteTensor(unused)
+  get({ binding }: TensorflowBackend, key: string, make: () => number): number {
+    const id = this.#ids.get(key) ?? make()
+    this.#ids.delete(key)
+    this.#ids.set(key, id)
+    if (this.#ids.size > this.kept) {
+      const [oldest, unused] = this.#ids.entries().next().value!
+      this.#ids.delete(oldest)
+      binding.deleteTensor(unused)
+    }
+    return id
   }
-  return id
+}
+const shapes = new Constants(512)
+const triangles = new Constants(4)
+
+const shapeTensor = (backend: TensorflowBackend, shape: readonly number[]): number =>
+  shapes.get(backend, shape.join(), () =>
+    backend.binding.createTensor([shape.length], backend.binding.TF_INT32, Int32Array.from(shape)),
+  )
+
+/** Ones where the column is before the row, or, inclusive, at it. */
+const triangleTensor = (backend: TensorflowBackend, steps: number, exclusive: boolean): number =>
+  triangles.get(backend, `${steps},${exclusive}`, () => {
+    const ones = new Float32Array(steps * steps)
+    for (let row = 0; row < steps; row++) ones.fill(1, row * steps, row * steps + row + (exclusive ? 0 : 1))
+    return backend.binding.createTensor([steps, steps], backend.binding.TF_FLOAT, ones)
+  })
+
+/** Above this, TensorFlow's own sum is faster, which walks along a single thread. */
+const mostTriangleSteps = 1024
+
+/** A product with a triangle. */
+const runningSum: KernelFunc = ({ inputs, attrs, backend: given }) => {
+  const backend = given as TensorflowBackend
+  const x = inputs.x as TensorInfo
+  const { exclusive, backwards } = attrs as unknown as { exclusive: boolean; backwards: boolean }
+  const steps = x.shape[1]!
+  if (steps > mostTriangleSteps || x.shape.includes(0)) return []
+  const { TF_ATTR_BOOL: type } = backend.binding
+  const attributes = [
+    float32(backend),
+    { name: 'adj_x', type, value: backwards },
+    { name: 'adj_y', type, value: false },
+  ]
+  const factors = [triangleTensor(backend, steps, exclusive), ...backend.getInputTensorIds([x])]
+  return [backend.createOutputTensor(backend.binding.executeOp('BatchMatMulV2', attributes, factors, 1)[0])]
 }
 
 const reshape =
@@ -115,6 +152,7 @@ export function patchTensorflowBackend(): string[] {
   for (const [kernelName, kernelFunc] of [
     ['LetheReluGradient', reluGradient],
     ['LetheSumSquares', sumSquares],
+    ['LetheRunningSum', runningSum],
   ] as const)
     if (!getKernel(kernelName, 'tensorflow'))
       registerKernel({ kernelName, backendName: 'tensorflow', kernelFunc })

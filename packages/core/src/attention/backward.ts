@@ -14,7 +14,6 @@ import {
   add,
   cast,
   concat,
-  cumsum,
   div,
   greater,
   lessEqual,
@@ -32,6 +31,7 @@ import {
   zerosLike,
 } from '@tensorflow/tfjs-core'
 import type { NamedTensors } from '../method'
+import { runningSum } from '../ops/running-sum'
 import { scope } from '../ops/scope'
 import type { AttentionKernel, FusedResult, ResultGradients } from './attend'
 import { positionGradients } from './positions'
@@ -251,7 +251,7 @@ function selectionGradients(ofLogits: Tensor, votes: Tensor, { during, after }: 
   const total = sum(ofDuring, 1) // [batch, slots]
   const carried = after ? add(total, after) : total
   // A vote counts for all later queries, and for those to come.
-  const upTo = cumsum(ofDuring, 1)
+  const upTo = runningSum(ofDuring, false)
   const ofVotes = sub(reshape(carried, [carried.shape[0]!, 1, carried.shape[1]!]), upTo)
   return { carried, ofHead: mul(ofVotes, cast(greater(votes, 0), 'float32')) }
 }

@@ -4,7 +4,6 @@ import {
   cast,
   clipByValue,
   concat,
-  cumsum,
   div,
   greater,
   less,
@@ -25,6 +24,7 @@ import {
 import type { Term } from '../method'
 import { stopGradient } from '../ops/differentiable'
 import { matMul } from '../ops/matmul'
+import { runningSum } from '../ops/running-sum'
 import { distances, masked, windowMask } from './distance'
 import { positionLogits } from './positions'
 import type { AttentionGroup, AttentionRequest } from './request'
@@ -248,7 +248,7 @@ function selectionOf(
   if (unvoted) counted = mul(counted, reshape(sub(1, unvoted), [batch, 1, slots]))
   const votes = mul(relu(head), stopGradient(counted)) // [batch, block, slots]
   const carried = reshape(term.carried, [batch, 1, slots])
-  const before = cumsum(votes, 1, true) // over queries
+  const before = runningSum(votes as Tensor3D, true) // over queries
   const during = add(before, carried) as Tensor3D // [batch, block, slots]
   const after = add(sum(votes, 1), term.carried) as Tensor2D
   return { during, after, votes, penalty: reshape(during, [batch, 1, block, slots]) }

@@ -91,6 +91,12 @@ export interface FusedKernels {
    */
   LetheWriteSlot(inputs: { x: Tensor; column: Tensor; place: Tensor }, attributes: Empty): [y: Tensor]
 
+  /**
+   * y[b, s, c] = Σ of x[b, t, c] over t ≤ s; exclusive: t < s; backwards: t ≥ s, or t > s. x, y [batch, steps, columns],
+   * all of x finite.
+   */
+  LetheRunningSum(inputs: { x: Tensor }, attributes: { exclusive: boolean; backwards: boolean }): [y: Tensor]
+
   /** Numbers [parts], as many as the kernel likes, whose sum is Σ x². */
   LetheSumSquares(inputs: { x: Tensor }, attributes: Empty): [parts: Tensor]
   /**

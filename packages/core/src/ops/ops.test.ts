@@ -21,6 +21,7 @@ import { indicator } from './indicator'
 import { crossEntropy } from './loss'
 import { linear, matMul, projectFromHeads, projectToHeads } from './matmul'
 import { layerNorm, rmsNorm } from './norm'
+import { runningSum } from './running-sum'
 
 const random = new Random(3)
 const draw = (shape: readonly number[]) => ({
@@ -205,6 +206,23 @@ const cases: Record<string, Case> = {
     ours: (logits) => crossEntropy(logits!, tensor(targets, [2, 3], 'int32'), tensor(weights, [2, 3])),
     oracle: (logits) => [meanLoss(logits!, weights)],
   },
+  ...Object.fromEntries(
+    [false, true].map((exclusive) => [
+      `runningSum${exclusive ? ', exclusive' : ''}`,
+      {
+        inputs: [draw([2, 4, 3])],
+        ours: (x) => runningSum(x as Tensor3D, exclusive),
+        oracle: (x) =>
+          Array.from(x!, (_, place) => {
+            const [row, column] = [Math.floor(place / 3), place % 3]
+            let total = 0
+            for (let step = row - (row % 4); step < row + (exclusive ? 0 : 1); step++)
+              total += x![step * 3 + column]!
+            return total
+          }),
+      } satisfies Case,
+    ]),
+  ),
   stopGradient: {
     inputs: [draw([4])],
     ours: (x) => mul(stopGradient(x!), x!),
