@@ -5,7 +5,7 @@ const library = (name, path, limit, names) => ({
   limit,
   ...(names && { import: names }),
   gzip: true,
-  ignore: ['@tensorflow/*', '@lethe/*', 'webgpu'],
+  ignore: ['@tensorflow/*', '@lethe/*', 'webgpu', '@huggingface/tokenizers'],
   // The default, a classic script, has no import.meta.
   modifyEsbuildConfig: (config) => ({ ...config, format: 'esm' }),
 })

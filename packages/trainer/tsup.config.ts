@@ -1,3 +1,3 @@
 import { library } from '../../tsup.base'
 
-export default library({ entry: { index: 'src/index.ts', node: 'src/node.ts' } })
+export default library({ entry: { index: 'src/index.ts', node: 'src/node.ts', bpe: 'src/bpe.ts' } })

@@ -6,7 +6,7 @@ import type { MethodFactories, RandomState, TensorFile } from '@lethe/core'
 import { Decoder, decodeSafetensors, encodeSafetensors, FormatError, ShapeError } from '@lethe/core'
 import { CheckpointError } from './errors'
 import type { Evaluation } from './evaluate'
-import type { Tokenizer } from './tokenizers'
+import type { Tokenizer, TokenizerFactories } from './tokenizers'
 import { tokenizerFromDescription } from './tokenizers'
 
 export interface Checkpoint {
@@ -114,10 +114,15 @@ export async function loadParameters(decoder: Decoder, model: TensorFile): Promi
   await decoder.afterUpdate()
 }
 
-/** Builds the decoder (and tokenizer) that a saved model describes. */
+/**
+ * Builds the decoder (and tokenizer) that a saved model describes.
+ * @param tokenizers makes those that this entry point does not have: `{ bpe: bpeFromDescription }`
+ * @throws FormatError
+ */
 export async function loadModel(
   model: TensorFile,
   methods: MethodFactories,
+  tokenizers: TokenizerFactories = {},
 ): Promise<{ decoder: Decoder; tokenizer: Tokenizer | undefined }> {
   const { format, decoder: description, tokenizer } = model.metadata
   if (format !== modelFormat || description === undefined)
@@ -127,9 +132,11 @@ export async function loadModel(
   const decoder = Decoder.fromDescription(JSON.parse(description), methods)
   try {
     await loadParameters(decoder, model)
+    const described = tokenizer === undefined ? undefined : JSON.parse(tokenizer)
+    const factory = described && tokenizers[described.name]
     return {
       decoder,
-      tokenizer: tokenizer === undefined ? undefined : tokenizerFromDescription(JSON.parse(tokenizer)),
+      tokenizer: described && (factory ? await factory(described) : tokenizerFromDescription(described)),
     }
   } catch (error) {
     decoder.dispose()

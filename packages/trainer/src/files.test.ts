@@ -72,6 +72,44 @@ test.each([
   await expect(openText(join(folder, name))).rejects.toThrow(message)
 })
 
+test('a folder that has parts of its own keeps them, whatever the fraction', async () => {
+  const path = join(folder, 'wiki')
+  await mkdir(join(path, 'test'), { recursive: true })
+  const files = {
+    'wiki.train.tokens': 'train é',
+    'wiki.valid.tokens': 'valid',
+    'test/b': 'two',
+    'test/a': 'one ',
+  }
+  for (const [name, content] of Object.entries(files)) await writeFile(join(path, name), content)
+  await writeFile(join(path, 'training-notes'), 'no part')
+  for (const trainFraction of [0, 0.5]) {
+    const data = await openText(path, { trainFraction })
+    const text = async (part: typeof data.train) => data.tokenizer.decode(await part.read(0, part.length))
+    expect(await Promise.all([data.train, data.validation, data.test!].map(text))).toEqual([
+      'train é',
+      'valid',
+      'one two',
+    ])
+    expect(data.skipped).toEqual([{ path: join(path, 'training-notes'), reason: 'no part of the data' }])
+  }
+  // Where the parts are cut is part of what the text is.
+  const moved = join(folder, 'moved')
+  await mkdir(moved)
+  await writeFile(join(moved, 'train'), 'train évalidone')
+  await writeFile(join(moved, 'valid'), ' two')
+  const identity = async (path: string) => (await openText(path)).train.identity
+  expect(await identity(moved)).not.toBe(await identity(path))
+})
+
+test('only the parts that are wanted have tokens; all have their text', async () => {
+  const data = await openText(join(folder, 'wiki'), { tokenizer: 'characters', only: ['validation'] })
+  expect([data.train, data.validation, data.test!].map(({ length }) => length)).toEqual([0, 5, 0])
+  let text = ''
+  for await (const piece of data.train.text()) text += piece
+  expect(text).toBe('train é')
+})
+
 test('a file that shrinks while it is read is noticed', async () => {
   const path = join(folder, 'shrinks.txt')
   await writeFile(path, 'x'.repeat(100))

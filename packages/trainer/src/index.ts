@@ -16,13 +16,19 @@ export * from './schedules'
 export { type Block, Streams } from './streams'
 export {
   type ByteSource,
+  countWords,
+  measureText,
   openBlob,
   openBytes,
   openString,
   type TextData,
   type TextOptions,
+  type TextPart,
+  type TextPiece,
+  type TextSource,
   type TokenSource,
   textSource,
 } from './text'
 export * from './tokenizers'
 export * from './train'
+export { type WordCounts, type WordsOptions, wordsTokenizer } from './words'

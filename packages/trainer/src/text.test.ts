@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { DataError } from './errors'
 import { Streams } from './streams'
 import type { ByteSource } from './text'
-import { openBlob, openBytes, openString, textSource } from './text'
+import { countWords, measureText, openBlob, openBytes, openString, textSource } from './text'
 import { bytesTokenizer } from './tokenizers'
 
 const all = async (source: { length: number; read(a: number, b: number): Promise<Int32Array> }) =>
@@ -65,6 +65,36 @@ test('the vocabulary is that of the training part; others are unknown', async ()
   })
   expect(tokenizer.vocabulary).toBe(3)
   expect([...(await all(validation))]).toEqual([2, ...new Array(10).fill(0)])
+})
+
+test.each(['bytes', 'characters', 'words'] as const)(
+  '%s: pieces are the text, and say where tokens end',
+  async (tokenizer) => {
+    const text = `${'one  two\nthree é虫🪲 '.repeat(9000)}${'x'.repeat(70_000)}`
+    const { train, validation } = await openString(text, { tokenizer })
+    let read = ''
+    let tokens = 0
+    for (const part of [train, validation]) {
+      for await (const piece of part.pieces()) {
+        const bytes = new TextEncoder().encode(piece.text).length
+        expect(bytes).toBeLessThanOrEqual(2 ** 16)
+        expect(piece.ends.at(-1)).toBeLessThanOrEqual(bytes)
+        read += piece.text
+        tokens += piece.ends.length
+      }
+    }
+    expect(read).toBe(text)
+    expect(tokens).toBe(train.length + validation.length)
+  },
+)
+
+test('words and characters of a text are counted across pieces', async () => {
+  const { train } = await openString('one two\nthree 🪲 '.repeat(20_000))
+  const { words, characters } = await measureText(train.text())
+  const bytes = new TextDecoder().decode(Uint8Array.from(await all(train)))
+  expect(words).toBe(bytes.split(/\s+/).filter((word) => word !== '').length)
+  expect(characters).toBe([...bytes].length)
+  expect((await countWords(train.text())).get('three')).toBe(18_000)
 })
 
 test('a byte order mark is no text, in strings and blobs', async () => {

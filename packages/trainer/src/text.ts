@@ -1,17 +1,21 @@
 /**
  * Text as a source of tokens that is read piece by piece and never whole: the bytes may come from files, a Blob or a
- * string. The first 90 % of the bytes are for training, the last 10 % for validation; the cut is moved back to the
- * start of a character. A byte order mark at the start of a text or file is not part of it.
+ * string. Where a text has no parts of its own, the first 90 % of the bytes are for training, the last 10 % for
+ * validation; the cut is moved back to the start of a character. A byte order mark at the start of a text or file is
+ * not part of it.
  */
 import { DataError } from './errors'
 import type { Tokenizer } from './tokenizers'
 import { bytesTokenizer, charactersTokenizer } from './tokenizers'
+import { addWords, wordsIn, wordsTokenizer } from './words'
 
 /** Bytes that can be read from anywhere. */
 export interface ByteSource {
   readonly length: number
   /** Ascending offsets at which a character never continues: where one file ends and the next begins. */
   readonly edges?: readonly number[]
+  /** Where the parts that the text has of its own end: those for training and for validation. The rest is for tests. */
+  readonly parts?: { readonly train: number; readonly validation: number }
   /** What else tells this text from others, apart from its length and its first and last megabyte. */
   readonly label?: string
   read(start: number, end: number): Promise<Uint8Array>
@@ -30,60 +34,138 @@ export interface TokenSource {
   read(start: number, end: number): Promise<Int32Array>
 }
 
-/** A text, cut into two parts. */
+/** A piece of a text; no word, and no character, goes on in the next one unless it is longer than a kilobyte. */
+export interface TextPiece {
+  readonly text: string
+  /** Of each token in it, the bytes of the piece up to its end. */
+  readonly ends: Int32Array
+}
+
+/** A part of a text as tokens and as text. */
+export interface TextSource extends TokenSource {
+  /** The text in order, in pieces of at most 64 KiB. */
+  text(): AsyncIterable<string>
+  /** The same with where its tokens end. @throws DataError where the tokenizer cannot tell */
+  pieces(): AsyncIterable<TextPiece>
+}
+
+export type TextPart = 'train' | 'validation' | 'test'
+
+/** A text, cut into parts. */
 export interface TextData {
   readonly tokenizer: Tokenizer
-  readonly train: TokenSource
-  readonly validation: TokenSource
-  /** Bytes of both parts. */
+  readonly train: TextSource
+  readonly validation: TextSource
+  /** Only of texts that have parts of their own. */
+  readonly test?: TextSource
+  /** Bytes of all parts. */
   readonly bytes: number
 }
 
 export interface TextOptions {
-  /** 'bytes' (default), 'characters' (from the training part), or a tokenizer that exists. */
-  readonly tokenizer?: 'bytes' | 'characters' | Tokenizer
-  /** The part used for training: default 0.9. 0 makes all of the text validation, for a tokenizer that exists. */
+  /** 'bytes' (default), 'characters' or 'words' (from the training part), or a tokenizer that exists. */
+  readonly tokenizer?: 'bytes' | 'characters' | 'words' | Tokenizer
+  /** Of 'words': the most words of the vocabulary, `<unk>` and the line break included. Default 32,000. */
+  readonly vocabulary?: number | undefined
+  /**
+   * The part used for training: default 0.9. 0 makes all of the text validation, for a tokenizer that exists. A text
+   * with parts of its own keeps those.
+   */
   readonly trainFraction?: number
+  /**
+   * Parts whose tokens are wanted; the others have their text, but no tokens. Default all: each must be read once, to
+   * count its tokens, unless they are bytes.
+   */
+  readonly only?: readonly TextPart[]
 }
 
 const identityBytes = 2 ** 20
-const chunkBytes = 2 ** 16
+const pieceBytes = 2 ** 16
 
-/** Splits a text into training and validation parts. Characters are looked at once, to count them. */
+/** Splits a text into its parts. All but bytes are looked at once, to count the tokens. */
 export async function openBytes(source: ByteSource, options: TextOptions = {}): Promise<TextData> {
-  const { tokenizer = 'bytes', trainFraction = 0.9 } = options
+  const { tokenizer = 'bytes', trainFraction = 0.9, only = ['train', 'validation', 'test'] } = options
   if (!(trainFraction >= 0 && trainFraction < 1))
     throw new DataError(`trainFraction must be at least 0 and less than 1, not ${trainFraction}`, {
       trainFraction,
     })
-  if (trainFraction === 0 && tokenizer === 'characters')
-    throw new DataError(
-      'with trainFraction 0 there is no text to take characters from: give the tokenizer itself',
-      {
-        trainFraction,
-      },
-    )
   if (source.length === 0)
     throw new DataError('the text is empty: give a text of some thousand bytes', { bytes: 0 })
-  const cut = await characterStart(source, Math.floor(source.length * trainFraction))
+  const { train, validation } = source.parts ?? {
+    train: await characterStart(source, Math.floor(source.length * trainFraction)),
+    validation: source.length,
+  }
+  const ranges: Record<TextPart, Range> = {
+    train: { from: 0, to: train },
+    validation: { from: train, to: validation },
+    test: { from: validation, to: source.length },
+  }
+  if (train === 0 && (tokenizer === 'characters' || tokenizer === 'words'))
+    throw new DataError(
+      `there is no text for training to take ${tokenizer} from: give the tokenizer itself, or a trainFraction above 0`,
+      { trainFraction },
+    )
+  const chosen = await tokenizerOf(tokenizer, textOf(source, ranges.train), options.vocabulary)
   const identity = await identify(source)
-  if (tokenizer === 'bytes' || (typeof tokenizer === 'object' && tokenizer.name === 'bytes'))
-    return {
-      tokenizer: typeof tokenizer === 'object' ? tokenizer : bytesTokenizer(),
-      train: byteTokens(source, 0, cut, identity),
-      validation: byteTokens(source, cut, source.length, identity),
-      bytes: source.length,
-    }
-
-  const index = await indexCharacters(source, cut)
-  const actual = typeof tokenizer === 'object' ? tokenizer : charactersTokenizer(index.trainCharacters)
-  const described = `${identity}-${hash(new TextEncoder().encode(JSON.stringify(actual.describe())))}`
+  const described =
+    chosen.name === 'bytes'
+      ? identity
+      : `${identity}-${hash(new TextEncoder().encode(JSON.stringify(chosen.describe())))}`
+  const open = (part: TextPart) =>
+    chosen.name === 'bytes'
+      ? byteTokens(source, ranges[part], chosen, described)
+      : indexedTokens(source, ranges[part], chosen, described, only.includes(part))
   return {
-    tokenizer: actual,
-    train: characterTokens(source, index.train, cut, actual, described),
-    validation: characterTokens(source, index.validation, source.length - cut, actual, described),
+    tokenizer: chosen,
+    train: await open('train'),
+    validation: await open('validation'),
+    ...(source.parts && { test: await open('test') }),
     bytes: source.length,
   }
+}
+
+async function tokenizerOf(
+  tokenizer: NonNullable<TextOptions['tokenizer']>,
+  train: AsyncIterable<string>,
+  vocabulary: number | undefined,
+): Promise<Tokenizer> {
+  if (typeof tokenizer === 'object') return tokenizer
+  if (tokenizer === 'bytes') return bytesTokenizer()
+  if (tokenizer === 'words')
+    return wordsTokenizer(await countWords(train), vocabulary === undefined ? {} : { size: vocabulary })
+  const codePoints = new Set<number>()
+  for await (const text of train) for (const character of text) codePoints.add(character.codePointAt(0)!)
+  return charactersTokenizer(codePoints)
+}
+
+/** How often each word occurs in a text; with `lineEnds` also '\n' for each line break. */
+export async function countWords(
+  text: AsyncIterable<string>,
+  lineEnds = false,
+): Promise<Map<string, number>> {
+  const counts = new Map<string, number>()
+  for await (const piece of text) addWords(counts, piece, lineEnds)
+  return counts
+}
+
+/** Words (runs of anything but white space) and characters (code points) of a text. */
+export async function measureText(
+  text: AsyncIterable<string>,
+): Promise<{ readonly words: number; readonly characters: number }> {
+  let words = 0
+  let characters = 0
+  for await (const piece of text) {
+    words += wordsIn(piece)
+    characters += codePointsIn(piece)
+  }
+  return { words, characters }
+}
+
+function codePointsIn(text: string): number {
+  let count = text.length
+  for (let at = 0; at + 1 < text.length; at++)
+    if ((text.charCodeAt(at) & 0xfc00) === 0xd800 && (text.charCodeAt(at + 1) & 0xfc00) === 0xdc00) count--
+  return count
 }
 
 /** Splits a text that is there as a string. */
@@ -137,7 +219,9 @@ function hash(bytes: Uint8Array): string {
 async function identify(source: ByteSource): Promise<string> {
   const first = await source.read(0, Math.min(source.length, identityBytes))
   const last = await source.read(Math.max(0, source.length - identityBytes), source.length)
-  const label = source.label ? `-${hash(new TextEncoder().encode(source.label))}` : ''
+  const parts = source.parts && `${source.parts.train},${source.parts.validation}`
+  const told = [source.label, parts].filter((text) => text !== undefined).join(';')
+  const label = told ? `-${hash(new TextEncoder().encode(told))}` : ''
   return `${source.length}-${hash(first)}-${hash(last)}${label}`
 }
 
@@ -152,80 +236,131 @@ async function characterStart(source: ByteSource, offset: number): Promise<numbe
   return offset
 }
 
-function byteTokens(source: ByteSource, from: number, to: number, identity: string): TokenSource {
-  return {
-    length: to - from,
-    vocabulary: 256,
-    bytes: to - from,
-    identity: `${identity}-bytes`,
-    read: async (start, end) => Int32Array.from(await source.read(from + start, from + end)),
-  }
-}
-
-/** A run of whole characters: where its bytes are, and the number of its first character within the part. */
-interface Chunk {
+/** Bytes of a source. */
+interface Range {
   readonly from: number
   readonly to: number
-  readonly first: number
-  readonly count: number
 }
 
-async function indexCharacters(source: ByteSource, cut: number) {
-  const borders = [...new Set([...(source.edges ?? []), cut, source.length])].sort((a, b) => a - b)
-  const parts: { train: Chunk[]; validation: Chunk[] } = { train: [], validation: [] }
-  const trainCharacters = new Set<number>()
-  let from = 0
+/**
+ * The pieces of a range: at most 64 KiB each, ending where a file ends or before a single space, which is where
+ * words, and the pieces that byte-level BPE works on, end. Without one near enough, at the start of a character.
+ */
+async function* piecesOf(source: ByteSource, { from, to }: Range): AsyncGenerator<Range & { text: string }> {
+  const borders = [...(source.edges ?? []).filter((edge) => edge > from && edge < to), to]
   for (const border of borders)
     while (from < border) {
-      const to = from + chunkBytes < border ? await characterStart(source, from + chunkBytes) : border
-      const part = from < cut ? parts.train : parts.validation
-      let count = 0
-      for (const character of decodeUtf8(await source.read(from, to))) {
-        if (from < cut) trainCharacters.add(character.codePointAt(0)!)
-        count++
-      }
-      const before = part.at(-1)
-      part.push({ from, to, first: before ? before.first + before.count : 0, count })
-      from = to
+      const end = from + pieceBytes < border ? await wordEnd(source, from + pieceBytes) : border
+      yield { from, to: end, text: decodeUtf8(await source.read(from, end)) }
+      from = end
     }
-  return { ...parts, trainCharacters }
+}
+
+/** How far back a word's end is looked for. */
+const longestWord = 1024
+
+async function wordEnd(source: ByteSource, offset: number): Promise<number> {
+  const from = offset - longestWord
+  const bytes = await source.read(from, offset + 1)
+  for (let at = longestWord - 1; at > 0; at--)
+    if (bytes[at] === 0x20 && !isSpace(bytes[at - 1]!) && !isSpace(bytes[at + 1]!)) return from + at
+  return characterStart(source, offset)
+}
+
+const isSpace = (byte: number) => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d)
+
+async function* textOf(source: ByteSource, range: Range): AsyncGenerator<string> {
+  for await (const { text } of piecesOf(source, range)) yield text
 }
 
 const decodeUtf8 = (bytes: Uint8Array) => new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes)
 
-function characterTokens(
-  source: ByteSource,
-  chunks: readonly Chunk[],
-  bytes: number,
-  tokenizer: Tokenizer,
-  identity: string,
-): TokenSource {
-  const last = chunks.at(-1)
+function byteTokens(source: ByteSource, range: Range, tokenizer: Tokenizer, identity: string): TextSource {
+  const { from, to } = range
   return {
-    length: last ? last.first + last.count : 0,
+    length: to - from,
     vocabulary: tokenizer.vocabulary,
-    bytes,
-    identity: `${identity}-characters`,
-    async read(start, end) {
-      const result = new Int32Array(Math.max(0, end - start))
-      for (let at = findChunk(chunks, start); at < chunks.length && chunks[at]!.first < end; at++) {
-        const { from, to, first } = chunks[at]!
-        const tokens = tokenizer.encode(decodeUtf8(await source.read(from, to)))
-        const low = Math.max(0, start - first)
-        result.set(tokens.subarray(low, Math.max(low, end - first)), Math.max(0, first - start))
-      }
-      return result
+    bytes: to - from,
+    identity: `${identity}-bytes`,
+    read: async (start, end) => Int32Array.from(await source.read(from + start, from + end)),
+    text: () => textOf(source, range),
+    async *pieces() {
+      for await (const { from, to, text } of piecesOf(source, range))
+        yield { text, ends: Int32Array.from({ length: to - from }, (_, index) => index + 1) }
     },
   }
 }
 
-/** The chunk that holds character `position`: binary search. */
-function findChunk(chunks: readonly Chunk[], position: number): number {
+/** A piece, with the number of its first token within the part. */
+interface IndexedPiece extends Range {
+  readonly first: number
+  readonly count: number
+}
+
+/** Pieces whose tokens are kept: as many as there may be streams. */
+const piecesKept = 64
+
+async function indexedTokens(
+  source: ByteSource,
+  range: Range,
+  tokenizer: Tokenizer,
+  identity: string,
+  wanted: boolean,
+): Promise<TextSource> {
+  const index: IndexedPiece[] = []
+  let length = 0
+  if (wanted)
+    for await (const { from, to, text } of piecesOf(source, range)) {
+      const count = tokenizer.encode(text).length
+      if (count > 0) index.push({ from, to, first: length, count })
+      length += count
+    }
+  const kept = new Map<IndexedPiece, Int32Array>()
+  const tokensOf = async (piece: IndexedPiece) => {
+    const tokens = kept.get(piece) ?? tokenizer.encode(decodeUtf8(await source.read(piece.from, piece.to)))
+    // The last one used is the last to go.
+    kept.delete(piece)
+    kept.set(piece, tokens)
+    if (kept.size > piecesKept) kept.delete(kept.keys().next().value!)
+    return tokens
+  }
+  return {
+    length,
+    vocabulary: tokenizer.vocabulary,
+    bytes: range.to - range.from,
+    identity: `${identity}-${tokenizer.name}`,
+    async read(start, end) {
+      const result = new Int32Array(Math.max(0, end - start))
+      for (let at = findPiece(index, start); at < index.length && index[at]!.first < end; at++) {
+        const piece = index[at]!
+        const tokens = await tokensOf(piece)
+        const low = Math.max(0, start - piece.first)
+        const part = tokens.subarray(low, Math.max(low, end - piece.first))
+        result.set(part, Math.max(0, piece.first - start))
+      }
+      return result
+    },
+    text: () => textOf(source, range),
+    async *pieces() {
+      if (!tokenizer.byteEnds)
+        throw new DataError(
+          `the tokenizer "${tokenizer.name}" cannot tell where its tokens end in the text`,
+          {
+            tokenizer: tokenizer.name,
+          },
+        )
+      for await (const { text } of piecesOf(source, range)) yield { text, ends: tokenizer.byteEnds(text) }
+    },
+  }
+}
+
+/** The piece that holds token `position`: binary search. */
+function findPiece(pieces: readonly IndexedPiece[], position: number): number {
   let low = 0
-  let high = chunks.length - 1
+  let high = pieces.length - 1
   while (low < high) {
     const middle = (low + high + 1) >> 1
-    if (chunks[middle]!.first <= position) low = middle
+    if (pieces[middle]!.first <= position) low = middle
     else high = middle - 1
   }
   return low

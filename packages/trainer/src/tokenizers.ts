@@ -1,12 +1,14 @@
 /**
- * Text to tokens and back. Two tokenizers that need no training beyond one look at the text: bytes (256 tokens, any
- * text) and characters (a token per Unicode code point of the training text). Both are described by a piece of JSON
- * that goes into every checkpoint, so that a checkpoint alone can be asked for text.
+ * Text to tokens and back. Tokenizers that need no training beyond one look at the text: bytes (256 tokens, any text),
+ * characters (a token per Unicode code point of the training text) and words (words.ts). Each is described by a piece
+ * of JSON that goes into every checkpoint, so that a checkpoint alone can be asked for text.
  */
 import { FormatError } from '@lethe/core'
+import { wordsFromList } from './words'
 
 export interface Tokenizer {
-  readonly name: 'bytes' | 'characters'
+  /** 'bytes', 'characters', 'words', or that of one made elsewhere, such as 'bpe'. */
+  readonly name: string
   /** Number of different tokens. */
   readonly vocabulary: number
   encode(text: string): Int32Array
@@ -15,6 +17,11 @@ export interface Tokenizer {
   /** Decodes token by token: what `push` returns is always whole characters. */
   decoder(): TokenDecoder
   describe(): TokenizerDescription
+  /**
+   * Of each token of `encode(text)`, the bytes of the text's UTF-8 form up to its end: what per-word scores need.
+   * @throws DataError where the tokens do not add up to the text
+   */
+  byteEnds?(text: string): Int32Array
 }
 
 /** Holds the bytes of an unfinished character back until it is whole. */
@@ -27,6 +34,15 @@ export interface TokenDecoder {
 export type TokenizerDescription =
   | { readonly name: 'bytes' }
   | { readonly name: 'characters'; readonly characters: string }
+  /** The words with line breaks between them, without `<unk>` and the line break itself. */
+  | { readonly name: 'words'; readonly words: string }
+  /** The content of a tokenizer.json. */
+  | { readonly name: 'bpe'; readonly json: unknown }
+
+/** Makes tokenizers that this entry point does not have, by the name in their description. */
+export type TokenizerFactories = Readonly<
+  Record<string, (description: TokenizerDescription) => Tokenizer | Promise<Tokenizer>>
+>
 
 /** A token per byte of the text's UTF-8 form. */
 export function bytesTokenizer(): Tokenizer {
@@ -43,6 +59,7 @@ export function bytesTokenizer(): Tokenizer {
       }
     },
     describe: () => ({ name: 'bytes' }),
+    byteEnds: (text) => Int32Array.from(new TextEncoder().encode(text), (_, index) => index + 1),
   }
 }
 
@@ -74,16 +91,37 @@ export function charactersTokenizer(text: string | Iterable<number>): Tokenizer 
     decode: (tokens) => Array.from(tokens, character).join(''),
     decoder: () => ({ push: character, end: () => '' }),
     describe: () => ({ name: 'characters', characters: characters.slice(1).join('') }),
+    byteEnds(text) {
+      let end = 0
+      return Int32Array.from(text, (character) => (end += utf8Length(character.codePointAt(0)!)))
+    },
   }
 }
 
-/** The tokenizer that a checkpoint describes. */
+/** Bytes of a code point in UTF-8 (a lone surrogate is written as U+FFFD). */
+const utf8Length = (codePoint: number) =>
+  codePoint < 0x80 ? 1 : codePoint < 0x800 ? 2 : codePoint < 0x10000 ? 3 : 4
+
+/**
+ * The tokenizer that a checkpoint describes.
+ * @throws FormatError where it is none of this entry point
+ */
 export function tokenizerFromDescription(description: unknown): Tokenizer {
-  const { name, characters } = (description ?? {}) as { name?: unknown; characters?: unknown }
+  const { name, ...rest } = (description ?? {}) as Record<string, unknown>
   if (name === 'bytes') return bytesTokenizer()
-  if (name === 'characters' && typeof characters === 'string') return charactersTokenizer(characters)
+  if (name === 'characters' && typeof rest.characters === 'string')
+    return charactersTokenizer(rest.characters)
+  if (name === 'words' && typeof rest.words === 'string')
+    return wordsFromList(rest.words === '' ? [] : rest.words.split('\n'))
+  if (name === 'bpe')
+    throw new FormatError(
+      'this is a BPE tokenizer: give its maker with the model, ' +
+        "loadModel(model, methods, { bpe: bpeFromDescription }) with bpeFromDescription of '@lethe/trainer/bpe'",
+      { name },
+    )
   throw new FormatError(
-    `this is no description of a tokenizer: ${JSON.stringify(description)}; known are "bytes" and "characters"`,
+    `this is no description of a tokenizer: ${JSON.stringify(description)?.slice(0, 200)}; ` +
+      'known are "bytes", "characters" and "words"',
     { description },
   )
 }
