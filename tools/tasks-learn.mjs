@@ -11,18 +11,16 @@ import { open } from 'node:fs/promises'
 import { cpuUsage } from 'node:process'
 import { parseArgs } from 'node:util'
 import { disposeBackend, useBackend } from '@lethe/backends'
-import { Decoder, fixedSpan, presets, Random, registerGradients } from '@lethe/core'
+import { Decoder, fixedSpan, presets } from '@lethe/core'
 import {
   agentVocabulary,
   createEnvironment,
   createTask,
   evaluatePolicy,
-  evaluateTask,
-  TaskStreams,
+  taskSource,
   trainActorCritic,
 } from '@lethe/tasks'
-import { learningRateAt, Optimizer } from '@lethe/trainer'
-import * as tf from '@tensorflow/tfjs-core'
+import { evaluate, learningRateAt, Optimizer, train } from '@lethe/trainer'
 
 const small = { layers: 2, width: 64, heads: 2, feedForward: 128, learningRate: 2e-3, batch: 16 }
 const sequences = [
@@ -62,39 +60,14 @@ const decoderOf = (vocabulary, span, seed) => {
 async function learnSequence({ task: name, options, block, steps }, span, seed, record) {
   const task = createTask(name, options)
   const decoder = decoderOf(task.vocabulary, span, seed)
-  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
   const { batch, learningRate } = small
-  const streams = new TaskStreams({ task, batch, block, seed })
-  const random = new Random(seed)
-  const shape = [batch, block]
-  let memory = decoder.initialMemory(batch)
-  for (let step = 1; step <= steps; step++) {
-    const { inputs, targets, weights } = streams.next()
-    const tensors = [
-      tf.tensor2d(inputs, shape, 'int32'),
-      tf.tensor2d(targets, shape, 'int32'),
-      tf.tensor2d(weights, shape),
-    ]
-    const result = decoder.gradients(tensors[0], tensors[1], memory, { random, weights: tensors[2] })
-    memory = await decoder.compact(result.memory)
-    const rate = learningRateAt(step, { schedule: 'cosine', learningRate, warmup: 50, steps })
-    const norm = optimizer.update(result.gradients, rate)
-    if (step % 50 === 0) record({ step, loss: (await result.loss.data())[0] })
-    tf.dispose([tensors, norm, result.loss, result.penalty, result.gradients])
-    await decoder.afterUpdate()
-  }
-  const { accuracy, answers } = await evaluateTask({
-    decoder,
-    task,
-    seed: seed + 1000,
-    batch,
-    block,
-    blocks: 60,
-  })
-  memory.dispose()
-  optimizer.dispose()
+  const settings = { steps, batch, block, learningRate, schedule: 'cosine', warmup: 50, clip: 1, seed }
+  for await (const event of train({ decoder, train: taskSource(task, { seed }), ...settings }))
+    if (event.type === 'step' && event.step % 50 === 0) record({ step: event.step, loss: event.loss })
+  const source = taskSource(task, { seed: seed + 1000, tokens: 60 * block })
+  const { accuracy, chance, tokens } = await evaluate({ decoder, source, batch, block })
   decoder.dispose()
-  return { chance: task.chance, reached: accuracy, of: `${answers} answers`, steps }
+  return { chance, reached: accuracy, of: `${tokens} answers`, steps }
 }
 
 async function learnWorld(
@@ -135,7 +108,6 @@ const { values: given } = parseArgs({
   },
 })
 await useBackend(given.backend)
-registerGradients()
 const file = given.out && (await open(given.out, 'w'))
 const seed = Number(given.seed)
 const percent = (part) => `${(100 * part).toFixed(1)} %`

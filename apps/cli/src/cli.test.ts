@@ -94,6 +94,29 @@ describe('results', () => {
     expect((await lethe('measure', 'run', '--backend', 'cpu')).stdout).toContain('slots attended to')
   })
 
+  test('a task is trained on, resumed, evaluated and measured like a text, by its answers', async () => {
+    const task = ['--task', 'parity', '--task-options', '{"length":3}', '--valid-tokens', '64']
+    const options = [...training.filter((each) => each !== '--data' && each !== text), ...task]
+    const whole = await lethe('train', ...options, '--out', 'parity', '--steps', '10')
+    expect([whole.code, whole.stderr]).toEqual([0, ''])
+    expect(whole.stdout).toMatch(
+      /step 10: validation \d+\.\d % of \d+ answers right \(chance 50\.0 %\), loss/,
+    )
+    expect((await lethe('train', ...options, '--out', 'parts-parity', '--steps', '5')).code).toBe(0)
+    expect((await lethe('train', '--resume', 'parts-parity', '--steps', '10')).code).toBe(0)
+    expect(metricsOf('parts-parity')).toEqual(metricsOf('parity'))
+    const last = metricsOf('parity').findLast(({ type }) => type === 'eval')
+    const [figures] = jsonLines((await lethe('measure', 'parity', '--backend', 'cpu', '--json')).stdout)
+    expect(figures).toMatchObject({ accuracy: last.accuracy, chance: 0.5, tokens: last.tokens })
+    expect(figures.bitsPerByte).toBe(undefined)
+    // `<`, then each bit and its answer: 9 episodes of 7 tokens and one token, 4 of 15 and four tokens.
+    const longer = ['eval', 'parity', '--task-options', '{"length":7}', '--backend', 'cpu', '--json']
+    const [other] = jsonLines((await lethe(...longer)).stdout)
+    expect([last.tokens, other.tokens]).toEqual([2 * 9 * 3, 2 * (4 * 7 + 2)])
+    const written = await lethe('generate', 'parity', '--backend', 'cpu')
+    expect(written).toMatchObject({ code: 2, stderr: expect.stringContaining('trained on the task parity') })
+  })
+
   test('inspect shows what a run kept: a page, the terminal, JSON', async () => {
     const shown = await lethe('inspect', 'run', '--tokens', '40', '--backend', 'cpu')
     expect(shown.code).toBe(0)
@@ -245,7 +268,7 @@ describe('wrong input: one line with the fix, and nothing is overwritten', () =>
   })
 
   test.each<[string, string[], number, RegExp]>([
-    ['no command line', ['train'], 2, /needs a text: --data PATH/],
+    ['no command line', ['train'], 2, /needs a text, --data PATH, or a task, --task NAME/],
     ['unknown command', ['trian'], 2, /did you mean lethe train/],
     [
       'an option of another method',

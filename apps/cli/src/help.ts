@@ -10,30 +10,38 @@ export interface CommandHelp {
 
 const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
   train: {
-    summary: 'train a model on text',
-    usage: 'lethe train --data PATH --out FOLDER [options]\n       lethe train --resume FOLDER [--steps N]',
+    summary: 'train a model on text or a task',
+    usage:
+      'lethe train --data PATH | --task NAME --out FOLDER [options]\n       lethe train --resume FOLDER [--steps N]',
     details:
       'The first 90 % of the text are for training, the last 10 % for validation. The folder gets config.json,\n' +
-      'metrics.jsonl (a line per step and evaluation) and checkpoints/. Ctrl-C saves a checkpoint and says how to go on.',
+      'metrics.jsonl (a line per step and evaluation) and checkpoints/. Ctrl-C saves a checkpoint and says how to go on.\n' +
+      'A task is an endless stream with answers in it; the seed draws it, and other streams of it are for validation.',
     examples: [
       ['lethe train --data book.txt --out runs/book', 'defaults: modern preset, 4 layers, width 128'],
       [
         'lethe train --data texts/ --out runs/a --method fixed-span --span 512 --block 128',
         'a folder of texts',
       ],
+      [
+        'lethe train --task copy --task-options \'{"length":[1,20]}\' --out runs/copy',
+        'answers right, beside chance',
+      ],
       ['lethe train --resume runs/book --steps 5000', 'go on, for longer'],
       ['lethe train --config runs/a/config.json --seed 1 --out runs/b', 'the same with another seed'],
     ],
   },
   eval: {
-    summary: 'bits per byte of a trained model',
+    summary: 'bits per byte or accuracy of a trained model',
     usage: 'lethe eval FOLDER [--data PATH] [options]',
     details:
       'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Without --data it is evaluated on the\n' +
-      'validation part of its own text, with --data on the whole of another one. Memory is carried from block to block.',
+      'validation part of its own text, with --data on the whole of another one. Memory is carried from block to block. A\n' +
+      'model of a task is evaluated on streams it was not trained on, with other --task-options if given.',
     examples: [
       ['lethe eval runs/book', 'validation part of the run’s own text'],
       ['lethe eval runs/book --data other.txt --json', 'another text, as JSON'],
+      ['lethe eval runs/copy --task-options \'{"length":40}\'', 'longer than it was trained for'],
     ],
   },
   generate: {

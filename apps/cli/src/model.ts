@@ -8,7 +8,8 @@ import { type CommandName, type Given, parseConfig } from './options'
 
 export interface TrainedModel {
   readonly decoder: Decoder
-  readonly tokenizer: Tokenizer
+  /** Of a model of text. */
+  readonly tokenizer: Tokenizer | undefined
   /** What its run was started with. */
   readonly config: Given
   readonly step: number
@@ -36,12 +37,20 @@ export async function openModel(
     )
   await start()
   const { decoder, tokenizer } = await loadModel(checkpoint.model, methodFactories)
-  if (!tokenizer)
+  const options = parseConfig(config, 'train', `${root}/config.json`)
+  if (!tokenizer && !options.task)
     throw new ConfigError(`the model in ${path} has no tokenizer: train it with lethe train`, { path })
-  return {
-    decoder,
-    tokenizer,
-    config: parseConfig(config, 'train', `${root}/config.json`),
-    step: checkpoint.step,
-  }
+  return { decoder, tokenizer, config: options, step: checkpoint.step }
+}
+
+/** A model of text. @throws UsageError for one that was trained on a task */
+export async function openTextModel(
+  ...[command, positionals, start]: Parameters<typeof openModel>
+): Promise<TrainedModel & { readonly tokenizer: Tokenizer }> {
+  const { tokenizer, ...model } = await openModel(command, positionals, start)
+  if (!tokenizer)
+    throw new UsageError(
+      `lethe ${command} is for models of text, and that in ${positionals[0]} was trained on the task ${model.config.task}: see lethe eval and lethe measure`,
+    )
+  return { ...model, tokenizer }
 }

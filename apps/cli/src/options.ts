@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { backendRequests } from '@lethe/backends'
 import { presets } from '@lethe/core'
+import { tasks } from '@lethe/tasks'
 import { optimizerNames, scheduleNames } from '@lethe/trainer'
 import { UsageError } from './errors'
 import { methods } from './methods'
@@ -26,6 +27,8 @@ export type CommandName = (typeof commandNames)[number]
 type Kind =
   | { readonly kind: 'flag' }
   | { readonly kind: 'text'; readonly placeholder: string; readonly many?: boolean }
+  | { readonly kind: 'names' }
+  | { readonly kind: 'json' }
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
   | { readonly kind: 'choices'; readonly choices: readonly string[] }
   | { readonly kind: 'whole'; readonly least: number }
@@ -164,6 +167,26 @@ const table = {
     placeholder: 'PATH',
     many: true,
     help: 'text file or folder; may be given several times',
+  },
+  task: {
+    ...training,
+    commands: ['train'],
+    kind: 'names',
+    help: `instead of a text, a task: ${Object.keys(tasks).join(', ')}; compare: several with commas between them`,
+  },
+  'task-options': {
+    ...training,
+    commands: ['train', 'eval'],
+    kind: 'json',
+    help: 'options of the task, such as {"length":[1,20]}; of several tasks: by name',
+  },
+  'valid-tokens': {
+    ...training,
+    commands: ['train', 'eval'],
+    kind: 'whole',
+    least: 1,
+    default: 1024,
+    help: 'task: tokens of each stream of an evaluation',
   },
   tokenizer: {
     ...training,
@@ -467,13 +490,15 @@ const optionTable: Readonly<Record<OptionName, Option>> = table
 
 type ValueOf<O> = O extends { kind: 'flag' }
   ? true
-  : O extends { many: true } | { kind: 'choices' }
+  : O extends { many: true } | { kind: 'choices' | 'names' }
     ? readonly string[]
-    : O extends { kind: 'whole' | 'number' }
-      ? number
-      : O extends { kind: 'wholes' }
-        ? readonly number[]
-        : string
+    : O extends { kind: 'json' }
+      ? Readonly<Record<string, unknown>>
+      : O extends { kind: 'whole' | 'number' }
+        ? number
+        : O extends { kind: 'wholes' }
+          ? readonly number[]
+          : string
 
 /** Values by option name; what was not given is missing. */
 export type Given = { -readonly [name in OptionName]?: ValueOf<(typeof table)[name]> }
@@ -560,10 +585,12 @@ export function parseConfig(content: unknown, command: CommandName, path: string
     if (!option || name === 'config')
       throw new UsageError(`unknown option "${name}" in ${path}${suggestion(name, Object.keys(optionTable))}`)
     if (!option.commands.includes(command) || value === null || value === false) continue
-    given[name] = parseValue(name as OptionName, [value].flat().map(String), `"${name}" in ${path}`)
+    given[name] = parseValue(name as OptionName, [value].flat().map(plainText), `"${name}" in ${path}`)
   }
   return given as Given
 }
+
+const plainText = (value: unknown) => (typeof value === 'object' ? JSON.stringify(value) : String(value))
 
 function parseValue(name: OptionName, texts: readonly string[], where: string): unknown {
   const option = optionTable[name]
@@ -591,6 +618,17 @@ function parseValue(name: OptionName, texts: readonly string[], where: string): 
           `${where} takes names with commas between them, of ${option.choices.join(', ')}, not "${unknown}"${suggestion(unknown, option.choices, '')}`,
         )
       return names
+    }
+    case 'names':
+      return [...new Set(texts.join().split(','))]
+    case 'json': {
+      let value: unknown
+      try {
+        value = JSON.parse(text)
+      } catch {}
+      if (typeof value !== 'object' || value === null || Array.isArray(value))
+        refuse('a JSON object such as {"length":8}')
+      return value
     }
     case 'whole': {
       const value = Number(text)
@@ -631,6 +669,10 @@ export function placeholder(option: Option): string {
       return option.placeholder
     case 'choice':
       return option.choices.length <= 4 ? option.choices.join('|') : 'NAME'
+    case 'names':
+      return 'NAME'
+    case 'json':
+      return 'JSON'
     case 'choices':
       return 'NAME,NAME,…'
     case 'wholes':

@@ -2,6 +2,9 @@
 
 export const count = (value: number) => Math.round(value).toLocaleString('en-US')
 
+/** Of a part from 0 to 1. */
+export const percent = (part: number) => `${(100 * part).toFixed(1)} %`
+
 export function bytes(value: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB']
   let unit = 0

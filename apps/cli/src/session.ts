@@ -2,10 +2,21 @@
 import { resolve } from 'node:path'
 import { BackendError, type BackendInfo } from '@lethe/backends'
 import type { Decoder } from '@lethe/core'
-import type { EvalEvent, StepEvent, TextData } from '@lethe/trainer'
+import type { EvalEvent, Evaluation, StepEvent } from '@lethe/trainer'
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
 import { RunFolder } from '@lethe/trainer/node'
-import { bytes, colours, count, duration, program, relativePath, StatusLine, shellQuoted } from './output'
+import type { RunData } from './data'
+import {
+  bytes,
+  colours,
+  count,
+  duration,
+  percent,
+  program,
+  relativePath,
+  StatusLine,
+  shellQuoted,
+} from './output'
 import type { Settings } from './settings'
 
 export interface Session {
@@ -32,7 +43,7 @@ export class DeviceError extends Error {
 export function trainOptions(
   settings: Settings,
   decoder: Decoder,
-  data: TextData,
+  data: RunData,
   resume?: Checkpoint | undefined,
 ): TrainOptions {
   return {
@@ -114,7 +125,11 @@ export async function runTraining(
       }
       if (event.type === 'start')
         print(
-          `${count(event.parameters)} parameters, ${count(event.trainTokens)} tokens to train on, ${count(event.validationTokens)} to validate`,
+          [
+            `${count(event.parameters)} parameters`,
+            ...(event.trainTokens === undefined ? [] : [`${count(event.trainTokens)} tokens to train on`]),
+            ...(event.validationTokens === undefined ? [] : [`${count(event.validationTokens)} to validate`]),
+          ].join(', '),
           ...(event.step > 0 ? [`going on after step ${event.step}`] : []),
         )
       else if (event.type === 'step') status.update(() => stepLine(event, options.steps, before))
@@ -124,9 +139,7 @@ export async function runTraining(
         )
       else if (event.type === 'eval') {
         last = event
-        print(
-          `step ${event.step}: validation ${paint.bold(event.bitsPerByte.toFixed(4))} bits per byte, perplexity ${event.perplexity.toFixed(2)} per token`,
-        )
+        print(`step ${event.step}: validation ${evaluationText(event, paint.bold)}`)
       } else if (event.type === 'checkpoint') saved = event.path
       else if (event.type === 'end') finished = event.reason === 'finished'
     }
@@ -168,11 +181,25 @@ async function deviceFailure(
   return error
 }
 
+/** What an evaluation found, in words; `mark` is put on the figure that counts. */
+export function evaluationText(
+  { bitsPerByte, accuracy, chance, loss, perplexity, tokens }: Evaluation,
+  mark: (figure: string) => string = (figure) => figure,
+): string {
+  if (accuracy !== undefined)
+    return `${mark(percent(accuracy))} of ${count(tokens)} answers right (chance ${percent(chance!)}), loss ${loss.toFixed(4)} nats`
+  const quality =
+    bitsPerByte === undefined ? `${loss.toFixed(4)} nats` : `${bitsPerByte.toFixed(4)} bits per byte`
+  return `${mark(quality)}, perplexity ${perplexity.toFixed(2)} per token`
+}
+
 function stepLine(event: StepEvent, steps: number, before: number): string {
   const perStep = event.seconds / Math.max(1, event.step - before)
   return [
     `step ${event.step}/${steps}`,
-    `${event.bitsPerByte.toFixed(3)} bits/byte`,
+    event.bitsPerByte === undefined
+      ? `loss ${event.loss.toFixed(3)}`
+      : `${event.bitsPerByte.toFixed(3)} bits/byte`,
     `ETA ${duration(perStep * (steps - event.step))}`,
     `${count(event.tokensPerSecond)} tokens/s`,
     `${count(event.slots)} slots`,

@@ -23,7 +23,11 @@ export interface Settings extends MethodSettings {
   readonly span: number
   readonly dropout: number
   readonly 'layer-drop': number
-  readonly tokenizer: 'bytes' | 'characters'
+  /** Of text. */
+  readonly tokenizer?: 'bytes' | 'characters' | undefined
+  readonly task?: string | undefined
+  readonly 'task-options'?: Readonly<Record<string, unknown>> | undefined
+  readonly 'valid-tokens'?: number | undefined
   readonly steps: number
   readonly batch: number
   readonly block: number
@@ -62,7 +66,7 @@ export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Sett
     'layer-drop': given['layer-drop'] ?? 0,
     sinks: given.sinks ?? 0,
     ...methodOptionsOf(method, given),
-    tokenizer: (given.tokenizer ?? defaults.tokenizer ?? 'bytes') as Settings['tokenizer'],
+    ...dataOf(given, defaults),
     steps: given.steps ?? defaults.steps ?? training.steps ?? 1000,
     batch: given.batch ?? training.batch ?? defaults.batch ?? 16,
     block: given.block ?? training.block ?? defaults.block ?? 64,
@@ -80,6 +84,17 @@ export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Sett
     'checkpoint-every': given['checkpoint-every'] ?? defaults['checkpoint-every'] ?? 500,
     keep: given.keep ?? 3,
     seed: given.seed ?? 0,
+  }
+}
+
+/** Which data; where the texts are is no setting. */
+function dataOf(given: Given, defaults: Partial<Settings>): Partial<Settings> {
+  if (!given.task)
+    return { tokenizer: (given.tokenizer ?? defaults.tokenizer ?? 'bytes') as Settings['tokenizer'] }
+  return {
+    task: given.task[0],
+    'task-options': given['task-options'],
+    'valid-tokens': given['valid-tokens'] ?? 1024,
   }
 }
 

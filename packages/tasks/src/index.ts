@@ -13,11 +13,17 @@ export { type AssignmentOptions, assignment } from './assignment'
 export { type CollisionOptions, collision } from './collision'
 export { type CopyOptions, copy } from './copy'
 export { type CorridorOptions, corridor } from './corridor'
-export { evaluateTask, type TaskEvaluation, type TaskEvaluationOptions } from './evaluate'
 export { type InstructionOptions, instruction } from './instruction'
 export { type NeedleOptions, needle } from './needle'
 export { type ParityOptions, parity } from './parity'
 export { type PortalOptions, portal } from './portal'
 export { createEnvironment, createTask, environments, tasks } from './registry'
-export { type TaskBlock, TaskStreams, type TaskStreamsOptions } from './streams'
+export {
+  type TaskBlock,
+  type TaskSource,
+  type TaskSourceOptions,
+  TaskStreams,
+  type TaskStreamsOptions,
+  taskSource,
+} from './streams'
 export type * from './task'

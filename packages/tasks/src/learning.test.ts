@@ -1,18 +1,18 @@
 /** Tiny decoders learn in seconds what needs little memory, and not without it. All tasks: tools/tasks-learn.mjs. */
 import { useBackend } from '@lethe/backends'
 import { Decoder, fixedSpan, presets, registerGradients } from '@lethe/core'
-import { Optimizer } from '@lethe/trainer'
+import {
+  type Checkpoint,
+  type EvalEvent,
+  evaluate,
+  Optimizer,
+  type TrainEvent,
+  type TrainOptions,
+  train,
+} from '@lethe/trainer'
 import { dispose, tensor2d } from '@tensorflow/tfjs-core'
 import { beforeAll, expect, test } from 'vitest'
-import {
-  agentVocabulary,
-  corridor,
-  evaluatePolicy,
-  evaluateTask,
-  needle,
-  TaskStreams,
-  trainActorCritic,
-} from './index'
+import { agentVocabulary, corridor, evaluatePolicy, needle, taskSource, trainActorCritic } from './index'
 
 beforeAll(async () => {
   await useBackend('wasm')
@@ -32,26 +32,66 @@ test.each([
 ])('needle in a small haystack, with a span of $span', async ({ span, least, most }) => {
   const task = needle({ haystack: [2, 6], alphabet: 4 })
   const decoder = decoderOf(task.vocabulary, span)
-  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
-  const [batch, block] = [8, 32]
-  const streams = new TaskStreams({ task, batch, block })
-  let memory = decoder.initialMemory(batch)
-  for (let step = 0; step < 150; step++) {
-    const { inputs, targets, weights } = streams.next()
-    const [x, y] = [inputs, targets].map((tokens) => tensor2d(tokens, [batch, block], 'int32'))
-    const answers = tensor2d(weights, [batch, block])
-    const result = decoder.gradients(x!, y!, memory, { weights: answers })
-    memory = await decoder.compact(result.memory)
-    const norm = optimizer.update(result.gradients, 5e-3)
-    dispose([x!, y!, answers, norm, result.gradients, result.loss, result.penalty])
-    await decoder.afterUpdate()
-  }
-  const { accuracy, answers } = await evaluateTask({ decoder, task, seed: 1 })
-  expect(answers).toBeGreaterThan(500)
+  const sizes = { steps: 150, batch: 8, block: 32, learningRate: 5e-3, warmup: 0, clip: 1 }
+  const validation = taskSource(task, { seed: 1 })
+  let last: TrainEvent | undefined
+  for await (const event of train({ decoder, train: taskSource(task), validation, ...sizes }))
+    if (event.type === 'eval') last = event
+  const { accuracy, chance, tokens, bitsPerByte } = last as EvalEvent
+  expect([chance, bitsPerByte]).toEqual([1 / 4, undefined])
+  expect(tokens).toBeGreaterThan(500)
   expect(accuracy).toBeGreaterThan(least)
   expect(accuracy).toBeLessThanOrEqual(most)
-  memory.dispose()
-  optimizer.dispose()
+  decoder.dispose()
+})
+
+test('a run on a task goes on exactly from a checkpoint that went through JSON', async () => {
+  const task = needle({ haystack: [2, 6], alphabet: 4 })
+  const saved: Checkpoint[] = []
+  const checkpoints = { save: async (checkpoint: Checkpoint) => `checkpoint ${saved.push(checkpoint)}` }
+  const run = async (more: Partial<TrainOptions>) => {
+    const decoder = decoderOf(task.vocabulary, 16)
+    const losses: number[] = []
+    const options = { decoder, train: taskSource(task, { seed: 3 }), steps: 6, batch: 2, block: 8, ...more }
+    for await (const event of train(options)) if (event.type === 'step') losses.push(event.loss)
+    decoder.dispose()
+    return losses
+  }
+  const whole = await run({ checkpoints, checkpointEvery: 3 })
+  const resume: Checkpoint = { ...saved[0]!, state: JSON.parse(JSON.stringify(saved[0]!.state)) }
+  expect(resume.step).toBe(3)
+  expect(await run({ resume })).toEqual(whole.slice(3))
+  const other = run({ resume, train: taskSource(task, { seed: 4 }) })
+  await expect(other).rejects.toThrow(/the data "needle .*, seed 3", not "needle .*, seed 4"/)
+})
+
+test('accuracy is that of the answers, whatever the blocks; too few tokens to ask anything are refused', async () => {
+  const task = needle({ haystack: [2, 6], alphabet: 4 })
+  const decoder = decoderOf(task.vocabulary, 64)
+  const source = taskSource(task, { tokens: 50 })
+  // By hand, on the logits of each whole stream.
+  let [right, answers] = [0, 0]
+  for (const row of [0, 1]) {
+    const stream = task.stream(0, row)
+    const steps = Array.from({ length: 50 }, () => stream.next())
+    const inputs = tensor2d([steps.map(({ input }) => input)], undefined, 'int32')
+    const { logits, memory, penalty } = decoder.forward(inputs, decoder.initialMemory(1))
+    const [rows] = (await logits.array()) as number[][][]
+    for (const [at, { target, scored }] of steps.entries()) {
+      if (!scored) continue
+      answers++
+      if (rows![at]!.indexOf(Math.max(...rows![at]!)) === target) right++
+    }
+    memory.dispose()
+    dispose([inputs, logits, penalty])
+  }
+  for (const block of [7, 50]) {
+    const { accuracy, tokens } = await evaluate({ decoder, source, batch: 2, block })
+    expect([tokens, accuracy]).toEqual([answers, right / answers])
+  }
+  expect(answers).toBeGreaterThan(5)
+  const short = taskSource(needle({ haystack: 100 }), { tokens: 50 })
+  expect(() => short.evaluation({ batch: 2, block: 8 })).toThrow(/asks for nothing in the first 50 tokens/)
   decoder.dispose()
 })
 

@@ -235,15 +235,15 @@ describe('blocks', () => {
       expect(of('weights')).toEqual(expected.map(({ scored }) => Number(scored)))
     }
     for (const { weights, answers } of blocks) expect(answers).toBe(weights.reduce((a, b) => a + b))
-    const state = JSON.parse(JSON.stringify(streams.state))
-    expect(new TaskStreams({ task, batch: 3, block: 20, state }).next()).toEqual(streams.next())
+    const position = JSON.parse(JSON.stringify(streams.position))
+    expect(new TaskStreams({ task, batch: 3, block: 20, position }).next()).toEqual(streams.next())
   })
 
   test('sizes and states that do not fit are refused', () => {
     const task = createTask('parity')
     expect(() => new TaskStreams({ task, batch: 0, block: 4 })).toThrow(/batch must be a whole number from 1/)
-    const { state } = new TaskStreams({ task, batch: 2, block: 4 })
-    expect(() => new TaskStreams({ task, batch: 3, block: 4, state })).toThrow(/2 streams, not of 3/)
+    const { position } = new TaskStreams({ task, batch: 2, block: 4 })
+    expect(() => new TaskStreams({ task, batch: 3, block: 4, position })).toThrow(/2 streams, not of 3/)
   })
 })
 

@@ -26,14 +26,14 @@ export interface CheckpointState {
   readonly step: number
   /** Tokens trained on so far. */
   readonly tokens: number
-  /** The data cursor: where in its stream each row is. */
-  readonly position: number
+  /** The data cursor, `BlockStream.position`: of a text, where in its stream each row is. */
+  readonly position: unknown
   readonly random: RandomState
   /** What must be the same when the run goes on. */
   readonly training: Readonly<Record<string, unknown>>
   readonly decoder: unknown
-  /** Text and tokenizer. */
-  readonly data: { readonly identity: string; readonly tokens: number; readonly vocabulary: number }
+  /** What was trained on; endless data have no number of tokens. */
+  readonly data: { readonly identity: string; readonly tokens?: number; readonly vocabulary: number }
   readonly validation: readonly ValidationRecord[]
 }
 

@@ -1,19 +1,19 @@
-/** Evaluation over a whole text with carried memory: every token but the first is predicted exactly once. */
-import { breathe, type Decoder } from '@lethe/core'
-import { dispose, tensor2d } from '@tensorflow/tfjs-core'
-import { DataError } from './errors'
-import type { TokenSource } from './text'
+/** Evaluation with carried memory over a whole text, in which every token but the first is predicted once, or a task. */
+import { breathe, crossEntropy, type Decoder } from '@lethe/core'
+import { argMax, dispose, type Scalar, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import { type Block, type BlockSource, blockTensors } from './blocks'
+import { blockSource, type Source } from './streams'
 
 export interface EvaluateOptions {
   readonly decoder: Decoder
-  readonly source: TokenSource
+  readonly source: Source
   /** Streams read side by side, each with its own memory: default 8. */
   readonly batch?: number
   /** Tokens read at a time: default 64. */
   readonly block?: number
   /** Stops by throwing the signal's reason. */
   readonly signal?: AbortSignal | undefined
-  /** Told of every block once its loss is there, in the order of the text. */
+  /** Told of every block once its loss is there, in order. */
   readonly onBlock?: ((block: EvaluatedBlock) => void) | undefined
 }
 
@@ -21,35 +21,45 @@ export interface EvaluateOptions {
 export interface EvaluatedBlock {
   /** Of its first token in the streams, from 0: so many tokens each stream had read before. */
   readonly position: number
+  /** Targets that counted. */
   readonly tokens: number
-  /** Mean negative log-likelihood per token, in nats. */
+  /** Mean negative log-likelihood per target, in nats; 0 where none counted. */
   readonly loss: number
+  /** Of those targets, how many were the most probable token; only of sources with answers. */
+  readonly right?: number
   /** Slots alive after it, mean over layers and rows. */
   readonly slots: number
   /** Bytes allocated for the memory after it. */
   readonly memoryBytes: number
 }
 
-/** How far an evaluation is. */
+/** How far an evaluation is, in tokens read. */
 export interface EvaluationProgress {
   readonly tokens: number
   readonly of: number
 }
 
-export interface Evaluation {
-  /** Mean negative log-likelihood per token, in nats. */
+export interface Scores {
+  /** Mean negative log-likelihood per target, in nats. */
   readonly loss: number
-  /** Bits per byte of text: with a token per byte, loss / ln 2. */
-  readonly bitsPerByte: number
-  /** Per token. */
+  /** Per target. */
   readonly perplexity: number
-  /** Tokens predicted. */
+  /** Bits per byte of text: with a token per byte, loss / ln 2. Only of text. */
+  readonly bitsPerByte?: number
+}
+
+export interface Evaluation extends Scores {
+  /** Part of the answers whose most probable token is right; only of sources with answers. */
+  readonly accuracy?: number
+  /** The part that guessing gets right, beside it. */
+  readonly chance?: number
+  /** Targets that counted: tokens predicted, or answers given. */
   readonly tokens: number
   /** Slots alive, mean over layers, rows and blocks. */
   readonly slots: number
 }
 
-/** Reads a whole text and returns its scores; `evaluation` does the same and tells how far it is. */
+/** Reads all there is and returns the scores; `evaluation` does the same and tells how far it is. */
 export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
   const blocks = evaluation(options)
   for (;;) {
@@ -58,83 +68,80 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
   }
 }
 
-/**
- * The text's tokens but the first are cut into `batch` streams that differ in length by at most one; each is read from
- * an empty memory on, block by block, and a last shorter block reads what is left.
- */
+/** Each stream is read from an empty memory on, block by block, with the right tokens fed back as in training. */
 export async function* evaluation(
   options: EvaluateOptions,
 ): AsyncGenerator<EvaluationProgress, Evaluation, undefined> {
-  const { decoder, source, batch = 8, block = 64, signal, onBlock } = options
-  const total = source.length - 1
-  if (total < batch)
-    throw new DataError(
-      `the text to evaluate is too short: it has ${source.length} tokens, and ${batch} streams need at least ` +
-        `${batch + 1}: give more text or fewer streams`,
-      { tokens: source.length, batch },
-    )
-  const length = Math.floor(total / batch)
-  const longer = total % batch
-  const starts = Array.from({ length: batch }, (_, row) => row * length + Math.min(row, longer))
-
-  // The last block has one token, which only the longer streams have.
-  const blocks: { position: number; width: number; rows: number }[] = []
-  for (let position = 0; position < length; position += block)
-    blocks.push({ position, width: Math.min(block, length - position), rows: batch })
-  if (longer > 0) blocks.push({ position: length, width: 1, rows: longer })
-
+  const { decoder, batch = 8, block = 64, signal, onBlock } = options
+  const source = blockSource(options.source)
+  const { tokens: of, blocks } = source.evaluation({ batch, block })
   let memory = decoder.initialMemory(batch)
-  let sum = 0
-  let done = 0
-  let slots = 0
+  const sum = { loss: 0, weight: 0, tokens: 0, right: 0, slots: 0, blocks: 0 }
+  let read = 0
   // The loss of a block is read while the next one is computed.
   let pending: Promise<void> = Promise.resolve()
   try {
-    for (const { position, width, rows } of blocks) {
+    for await (const next of blocks) {
       signal?.throwIfAborted()
-      const [inputs, targets] = await readRows(source, starts, position, width)
-      const weights = rows < batch ? tensor2d(starts.map((_, row) => [row < rows ? 1 : 0])) : undefined
-      const result = decoder.evaluate(inputs, targets, memory, weights && { weights })
+      if (next.resets?.length) memory = memory.reset(next.resets)
+      const tensors = blockTensors(next, batch)
+      const result = decoder.forward(tensors.inputs, memory)
       memory = result.memory
-      dispose([inputs, targets, ...(weights ? [weights] : [])])
+      const loss = tidy(() => crossEntropy(result.logits, tensors.targets, tensors.weights))
+      const said = source.chance === undefined ? undefined : tidy(() => argMax(result.logits, -1))
+      dispose([result.logits, result.penalty, ...Object.values(tensors)])
       await pending
       memory = await decoder.compact(memory)
       const kept = { slots: memory.slots, memoryBytes: memory.bytes }
-      const tokens = width * rows
-      pending = result.loss.data().then(([loss]) => {
-        sum += loss! * tokens
-        result.loss.dispose()
-        onBlock?.({ position, tokens, loss: loss!, ...kept })
+      const position = read / batch
+      pending = readScores(next, loss, said).then(({ weight, ...scored }) => {
+        sum.loss += scored.loss * weight
+        sum.weight += weight
+        sum.tokens += scored.tokens
+        sum.right += scored.right ?? 0
+        onBlock?.({ position, ...scored, ...kept })
       })
-      slots += kept.slots
-      done += tokens
+      sum.slots += kept.slots
+      sum.blocks++
+      read += next.inputs.length
       await breathe()
-      yield { tokens: done, of: total }
+      yield { tokens: read, of }
     }
     await pending
   } finally {
     await pending.catch(() => {})
     memory.dispose()
   }
-  return { ...scores(sum / total, source), tokens: total, slots: slots / blocks.length }
-}
-
-/** What a mean loss in nats per token amounts to on this text. */
-export function scores(loss: number, source: TokenSource) {
-  const bytesPerToken = source.bytes / source.length
-  return { loss, bitsPerByte: loss / Math.LN2 / bytesPerToken, perplexity: Math.exp(loss) }
-}
-
-/** Inputs and targets [rows, width] from the given place of each stream. */
-async function readRows(source: TokenSource, starts: readonly number[], position: number, width: number) {
-  const inputs = new Int32Array(starts.length * width)
-  const targets = new Int32Array(starts.length * width)
-  for (const [row, start] of starts.entries()) {
-    const from = start + position
-    const tokens = await source.read(from, Math.min(source.length, from + width + 1))
-    inputs.set(tokens.subarray(0, width), row * width)
-    targets.set(tokens.subarray(1, width + 1), row * width)
+  const { chance } = source
+  return {
+    ...scores(sum.loss / sum.weight, source),
+    ...(chance !== undefined && { accuracy: sum.right / sum.tokens, chance }),
+    tokens: sum.tokens,
+    slots: sum.slots / sum.blocks,
   }
-  const shape: [number, number] = [starts.length, width]
-  return [tensor2d(inputs, shape, 'int32'), tensor2d(targets, shape, 'int32')] as const
+}
+
+/** What a mean loss in nats per target amounts to with these data. */
+export function scores(loss: number, { bytesPerToken }: BlockSource): Scores {
+  return {
+    loss,
+    perplexity: Math.exp(loss),
+    ...(bytesPerToken !== undefined && { bitsPerByte: loss / Math.LN2 / bytesPerToken }),
+  }
+}
+
+/** Consumes the tensors. */
+async function readScores({ targets, weights }: Block, loss: Scalar, said: Tensor | undefined) {
+  const [[value], tokens] = await Promise.all([loss.data(), said?.data()])
+  loss.dispose()
+  said?.dispose()
+  const counts = (at: number) => !weights || weights[at]! > 0
+  return {
+    loss: value!,
+    weight: weights ? weights.reduce((total, each) => total + each, 0) : targets.length,
+    tokens: targets.reduce((total, _, at) => total + (counts(at) ? 1 : 0), 0),
+    ...(tokens && {
+      right: targets.reduce((total, target, at) => total + (counts(at) && tokens[at] === target ? 1 : 0), 0),
+    }),
+  }
 }

@@ -1,4 +1,5 @@
 /** Training for Lethe's decoders, in Node and the browser. Files and folders are in '@lethe/trainer/node'. */
+export * from './blocks'
 export * from './checkpoint'
 export * from './errors'
 export {
@@ -8,12 +9,13 @@ export {
   type EvaluationProgress,
   evaluate,
   evaluation,
+  type Scores,
 } from './evaluate'
 export * from './generate'
 export * from './optimizers'
 export * from './sampling'
 export * from './schedules'
-export { type Block, Streams } from './streams'
+export { blockSource, type Source } from './streams'
 export {
   type ByteSource,
   countWords,

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { DataError } from './errors'
-import { Streams } from './streams'
+import { blockSource } from './streams'
 import type { ByteSource } from './text'
 import { countWords, measureText, openBlob, openBytes, openString, textSource } from './text'
 import { bytesTokenizer } from './tokenizers'
@@ -120,8 +120,7 @@ test('an empty text is refused', async () => {
 
 test('streams are contiguous, shifted by one, and start over at their end', async () => {
   const source = textSource(String.fromCharCode(...Array.from({ length: 52 }, (_, i) => i)), bytesTokenizer())
-  const streams = new Streams(source, 2, 4)
-  expect(streams.length).toBe(26)
+  const streams = blockSource(source).stream({ batch: 2, block: 4 })
   const first = await streams.next()
   expect([...first.inputs]).toEqual([0, 1, 2, 3, 26, 27, 28, 29])
   expect([...first.targets]).toEqual([1, 2, 3, 4, 27, 28, 29, 30])
@@ -142,7 +141,7 @@ test('a stream goes on from a saved position, across window edges', async () => 
     identity: '',
     read: async (start: number, end: number) => Int32Array.from(bytes.subarray(start, end)),
   }
-  const whole = new Streams(source, 3, 8)
+  const whole = blockSource(source).stream({ batch: 3, block: 8 })
   const blocks = []
   const positions = []
   for (let i = 0; i < 500; i++) {
@@ -150,8 +149,7 @@ test('a stream goes on from a saved position, across window edges', async () => 
     blocks.push(await whole.next())
   }
   for (const at of [0, 63, 64, 65, 207, 208, 400]) {
-    const other = new Streams(source, 3, 8)
-    other.position = positions[at]!
+    const other = blockSource(source).stream({ batch: 3, block: 8 }, positions[at])
     expect(await other.next()).toEqual(blocks[at])
     expect(await other.next()).toEqual(blocks[at + 1])
   }
@@ -159,7 +157,10 @@ test('a stream goes on from a saved position, across window edges', async () => 
 
 test('a text shorter than a block per row says how much is needed', () => {
   const source = textSource('a'.repeat(100), bytesTokenizer())
-  expect(() => new Streams(source, 4, 25)).toThrow(DataError)
-  expect(() => new Streams(source, 4, 25)).toThrow(/has 100 tokens, and 4 rows of one block need 104/)
-  expect(() => new Streams(source, 4, 24)).not.toThrow()
+  const stream = (block: number, position?: unknown) =>
+    blockSource(source).stream({ batch: 4, block }, position)
+  expect(() => stream(25)).toThrow(DataError)
+  expect(() => stream(25)).toThrow(/has 100 tokens, and 4 rows of one block need 104/)
+  expect(() => stream(24)).not.toThrow()
+  expect(() => stream(24, [3])).toThrow(/a whole number from 0 to 25, not \[3\]/)
 })

@@ -6,6 +6,7 @@ import { useBackend } from '@lethe/backends'
 import { Decoder, type DecoderConfig, fixedSpan } from '@lethe/core'
 import { fill, memory } from '@tensorflow/tfjs-core'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { Block, BlockSource } from './blocks'
 import type { Checkpoint } from './checkpoint'
 import { loadModel } from './checkpoint'
 import { TrainingError } from './errors'
@@ -157,6 +158,55 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
   })
 })
 
+describe('streams with weights and resets', () => {
+  beforeAll(async () => {
+    await useBackend('cpu')
+  })
+
+  /** Blocks in turn: to evaluate on once, to train on over and over. */
+  const sourceOf = (...blocks: Block[]): BlockSource => ({
+    vocabulary: 11,
+    identity: 'given blocks',
+    stream() {
+      let next = 0
+      return { position: null, next: () => blocks[next++ % blocks.length]! }
+    },
+    evaluation: () => ({
+      tokens: blocks.length * blocks[0]!.inputs.length,
+      blocks: (async function* () {
+        yield* blocks
+      })(),
+    }),
+  })
+  const tokens = (from: number) => Int32Array.from({ length: 8 }, (_, at) => (from + 3 * at) % 11)
+  const first: Block = { inputs: tokens(0), targets: tokens(1), weights: new Float32Array(8) }
+  const second: Block = {
+    inputs: tokens(5),
+    targets: tokens(7),
+    weights: Float32Array.of(0, 0, 0, 0, 1, 1, 1, 1),
+  }
+
+  test('a row that begins anew is read with an empty memory; targets without weight do not count', async () => {
+    const decoder = new Decoder({ ...config, dropout: 0 })
+    const before = memory().numTensors
+    const row: Block = { inputs: second.inputs.slice(4), targets: second.targets.slice(4) }
+    const alone = await evaluate({ decoder, source: sourceOf(row), batch: 1 })
+    const carried = await evaluate({ decoder, source: sourceOf(first, second), batch: 2 })
+    const anew = sourceOf(first, { ...second, resets: [1] })
+    const reset = await evaluate({ decoder, source: anew, batch: 2 })
+    expect([alone.tokens, carried.tokens, reset.tokens]).toEqual([4, 4, 4])
+    expect(reset.loss).toBeCloseTo(alone.loss, 5)
+    expect(Math.abs(carried.loss - alone.loss)).toBeGreaterThan(1e-4)
+
+    const still = { optimizer: 'sgd', learningRate: 1e-30, steps: 2, batch: 2, block: 4 } as const
+    const events = steps(await collect({ decoder, train: anew, ...still }))
+    expect(events.map(({ answers }) => answers)).toEqual([0, 4])
+    expect(events.map(({ loss }) => loss)).toEqual([0, expect.closeTo(alone.loss, 5)])
+    expect(memory().numTensors).toBe(before)
+    decoder.dispose()
+  })
+})
+
 describe('runs on disk', () => {
   let folder: string
   beforeAll(async () => {
@@ -245,9 +295,9 @@ describe('what does not belong together is refused', () => {
     [{ steps: 1 }, /give 2 steps or more/],
     [
       { train: textSource(text, bytesTokenizer()) },
-      /made with a training text of "1620 tokens", not "1800 tokens"/,
+      /made with training data of "1620 tokens", not "1800 tokens"/,
     ],
-    [{ train: textSource('x'.repeat(1620), bytesTokenizer()) }, /resume with the same text and tokenizer/],
+    [{ train: textSource('x'.repeat(1620), bytesTokenizer()) }, /resume with the same data and tokenizer/],
     [{ width: 16 }, /made with width \(model\) 8, not 16/],
   ] as [Partial<TrainOptions> & { width?: number }, RegExp][])(
     '%#',
@@ -267,7 +317,7 @@ describe('what does not belong together is refused', () => {
     [{ learningRate: -1 }, /learningRate must be more than 0/],
     [{ clip: -1 }, /clip must be 0/],
     [{ block: 1000 }, /too short: it has 1620 tokens, and 3 rows of one block need 3003/],
-    [{ validBatch: 500 }, /validation text is too short: it has 180 tokens, and 500 streams need 501/],
+    [{ validBatch: 500 }, /text to evaluate is too short: it has 180 tokens, and 500 streams need 501/],
     [{ schedule: 'linear' as 'cosine' }, /unknown schedule "linear"/],
   ] as [Partial<TrainOptions>, RegExp][])('%o', async (more, message) => {
     const decoder = new Decoder(config)

@@ -6,26 +6,29 @@
 import type { Decoder } from '@lethe/core'
 import { breathe, Random, registerGradients } from '@lethe/core'
 import type { Scalar, Tensor } from '@tensorflow/tfjs-core'
-import { add, clone, dispose, mul, tensor2d, tidy } from '@tensorflow/tfjs-core'
-import type { Checkpoint, CheckpointStore, ValidationRecord } from './checkpoint'
+import { add, clone, dispose, mul, tidy } from '@tensorflow/tfjs-core'
+import type { BlockSource } from './blocks'
+import { blockTensors } from './blocks'
+import type { Checkpoint, CheckpointState, CheckpointStore, ValidationRecord } from './checkpoint'
 import { loadParameters, saveModel } from './checkpoint'
 import { CheckpointError, DataError, OptionError, TrainingError } from './errors'
-import type { Evaluation } from './evaluate'
+import type { Evaluation, Scores } from './evaluate'
 import { evaluation, scores } from './evaluate'
 import type { OptimizerName } from './optimizers'
 import { checkOptimizer, Optimizer } from './optimizers'
 import type { ScheduleName } from './schedules'
 import { learningRateAt, scheduleNames } from './schedules'
-import { Streams } from './streams'
-import type { TokenSource } from './text'
+import type { Source } from './streams'
+import { blockSource } from './streams'
 import type { Tokenizer } from './tokenizers'
 
 export interface TrainOptions {
   /** Trained in place. It remains the caller's to dispose of. */
   readonly decoder: Decoder
-  readonly train: TokenSource
+  /** A text, or a task. */
+  readonly train: Source
   /** Without it there is no evaluation. */
-  readonly validation?: TokenSource | undefined
+  readonly validation?: Source | undefined
   /** Saved with the model, so that a checkpoint alone can generate text. */
   readonly tokenizer?: Tokenizer | undefined
   /** Updates in all, those before a resumed checkpoint included. */
@@ -83,17 +86,17 @@ export interface StartEvent {
   readonly step: number
   readonly steps: number
   readonly parameters: number
-  /** Tokens of the training and of the validation part. */
-  readonly trainTokens: number
-  readonly validationTokens: number
+  /** Tokens of the training and of the validation part; none where they are endless or not there. */
+  readonly trainTokens?: number
+  readonly validationTokens?: number
 }
 
-export interface StepEvent {
+/** The loss is the mean of the step's blocks, without the penalty. */
+export interface StepEvent extends Scores {
   readonly type: 'step'
   readonly step: number
-  /** Mean negative log-likelihood per token in nats, without the penalty. */
-  readonly loss: number
-  readonly bitsPerByte: number
+  /** Of data with weights: targets that counted. Where there are none, the loss is 0. */
+  readonly answers?: number
   /** What the forgetting method adds to the loss. */
   readonly penalty: number
   readonly learningRate: number
@@ -153,7 +156,11 @@ const defaults = {
   checkpointEvery: 500,
 } as const satisfies Partial<TrainOptions>
 
-type Settings = TrainOptions & Required<Pick<TrainOptions, keyof typeof defaults>>
+type Settings = Omit<TrainOptions, 'train' | 'validation'> &
+  Required<Pick<TrainOptions, keyof typeof defaults>> & {
+    readonly train: BlockSource
+    readonly validation: BlockSource | undefined
+  }
 
 /**
  * Throws what `train` would throw before its first step, and changes nothing: for callers that want to know before
@@ -161,18 +168,30 @@ type Settings = TrainOptions & Required<Pick<TrainOptions, keyof typeof defaults
  * @throws OptionError, DataError, CheckpointError
  */
 export function checkTraining(options: TrainOptions): void {
-  const settings = check({ ...defaults, ...withoutUndefined(options) })
-  new Streams(settings.train, settings.batch, settings.block * settings.unroll)
+  const settings = settingsOf(options)
+  openStream(settings)
   if (settings.resume) checkResume(settings, settings.resume)
 }
 
+function settingsOf({ train, validation, ...options }: TrainOptions): Settings {
+  return check({
+    ...defaults,
+    ...withoutUndefined(options),
+    train: blockSource(train),
+    validation: validation && blockSource(validation),
+  })
+}
+
+/** An update with `unroll` reads that many blocks at once. */
+const openStream = ({ train, batch, block, unroll }: Settings, position?: unknown) =>
+  train.stream({ batch, block: block * unroll }, position)
+
 export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, undefined> {
-  const settings = check({ ...defaults, ...withoutUndefined(options) })
+  const settings = settingsOf(options)
   const { decoder, validation, batch, block, steps, accumulate, unroll, signal, resume, checkpoints } =
     settings
-  const length = block * unroll
-  const streams = new Streams(settings.train, batch, length)
   if (resume) checkResume(settings, resume)
+  const stream = openStream(settings, resume?.state.position)
   registerGradients()
 
   // What shapes depend on is read before the first memory is made.
@@ -187,6 +206,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let saved: string | undefined
   let savedStep = 0
   let memory = resume ? undefined : decoder.initialMemory(batch)
+  const tokensPerStep = batch * block * unroll * accumulate
 
   async function save(): Promise<CheckpointEvent> {
     const checkpoint: Checkpoint = {
@@ -198,7 +218,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
         format: 'lethe-checkpoint-1',
         step,
         tokens,
-        position: streams.position,
+        position: stream.position,
         random: random.state,
         training: describeTraining(settings),
         decoder: decoder.describe(),
@@ -217,13 +237,20 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const losses: Scalar[] = []
     const penalties: Scalar[] = []
     let gradients: Record<string, Tensor> | undefined
+    let answers: number | undefined
     for (let part = 0; part < accumulate; part++) {
-      const next = await streams.next()
-      const inputs = tensor2d(next.inputs, [batch, length], 'int32')
-      const targets = tensor2d(next.targets, [batch, length], 'int32')
-      const result = decoder.gradients(inputs, targets, memory!, { random, unroll })
+      const next = await stream.next()
+      if (next.resets?.length) memory = memory!.reset(next.resets)
+      const { inputs, targets, weights } = blockTensors(next, batch)
+      const result = decoder.gradients(inputs, targets, memory!, {
+        random,
+        unroll,
+        ...(weights && { weights }),
+      })
       memory = result.memory
-      dispose([inputs, targets])
+      dispose([inputs, targets, ...(weights ? [weights] : [])])
+      if (next.weights)
+        answers = (answers ?? 0) + next.weights.reduce((sum, each) => sum + Number(each > 0), 0)
       losses.push(result.loss)
       penalties.push(result.penalty)
       gradients = accumulateGradients(gradients, result.gradients, part === accumulate - 1 ? accumulate : 1)
@@ -242,6 +269,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       gradientNorm: gradientNorm!,
       loss: mean(values.slice(0, accumulate)),
       penalty: mean(values.slice(accumulate)),
+      ...(answers !== undefined && { answers }),
     }
   }
 
@@ -275,7 +303,6 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       optimizer.load(state.step, resume.optimizer.tensors)
       memory = decoder.restoreMemory(resume.memory)
       random = new Random(state.random)
-      streams.position = state.position
       step = state.step
       tokens = state.tokens
       history.push(...state.validation)
@@ -287,25 +314,25 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       step,
       steps,
       parameters: decoder.parameterCount,
-      trainTokens: settings.train.length,
-      validationTokens: validation?.length ?? 0,
+      ...(settings.train.length !== undefined && { trainTokens: settings.train.length }),
+      ...(validation?.length !== undefined && { validationTokens: validation.length }),
     }
     yield* evaluateIfDue()
     while (step < steps && !signal?.aborted) {
       const start = performance.now()
       const learningRate = learningRateAt(step + 1, settings)
-      const { loss, penalty, gradientNorm } = await update(learningRate)
+      const { loss, penalty, gradientNorm, answers } = await update(learningRate)
       settings.check?.()
       step++
       if (!Number.isFinite(loss + penalty + gradientNorm))
         throw notFinite({ step, loss, penalty, gradientNorm, learningRate }, saved)
-      tokens += batch * length * accumulate
+      tokens += tokensPerStep
       await breathe()
       yield {
         type: 'step',
         step,
-        loss,
-        bitsPerByte: scores(loss, settings.train).bitsPerByte,
+        ...scores(loss, settings.train),
+        ...(answers !== undefined && { answers }),
         penalty,
         learningRate,
         gradientNorm,
@@ -313,7 +340,7 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
         memoryBytes: memory!.bytes,
         tokens,
         seconds: seconds(),
-        tokensPerSecond: (batch * length * accumulate) / ((performance.now() - start) / 1000),
+        tokensPerSecond: tokensPerStep / ((performance.now() - start) / 1000),
       }
       yield* evaluateIfDue()
       const due = settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0
@@ -341,8 +368,8 @@ function describeTraining(settings: Settings): Record<string, unknown> {
   }
 }
 
-function describeData(source: TokenSource) {
-  return { identity: source.identity, tokens: source.length, vocabulary: source.vocabulary }
+function describeData({ identity, length, vocabulary }: BlockSource): CheckpointState['data'] {
+  return { identity, vocabulary, ...(length !== undefined && { tokens: length }) }
 }
 
 function checkResume(settings: Settings, { state, path = 'the checkpoint' }: Checkpoint): void {
@@ -370,17 +397,14 @@ function checkResume(settings: Settings, { state, path = 'the checkpoint' }: Che
       refuse(`${name} (model)`, savedDecoder[name], decoder[name], 'resume with the same model')
   const data = describeData(settings.train)
   if (state.data.tokens !== data.tokens)
-    refuse(
-      'a training text of',
-      `${state.data.tokens} tokens`,
-      `${data.tokens} tokens`,
-      'resume with the same text',
-    )
+    refuse('training data of', sized(state.data), sized(data), 'resume with the same data')
   if (state.data.identity !== data.identity)
-    refuse('the text', state.data.identity, data.identity, 'resume with the same text and tokenizer')
+    refuse('the data', state.data.identity, data.identity, 'resume with the same data and tokenizer')
   if (state.step > settings.steps)
     refuse('more steps,', state.step, settings.steps, `give ${state.step} steps or more`)
 }
+
+const sized = ({ tokens }: CheckpointState['data']) => (tokens === undefined ? 'no end' : `${tokens} tokens`)
 
 /** JSON in which the order of keys does not matter. */
 function canonical(value: unknown): string {
@@ -452,16 +476,10 @@ function check(settings: Settings): Settings {
   for (const source of [settings.train, settings.validation])
     if (source && source.vocabulary > settings.decoder.config.vocabulary)
       throw new DataError(
-        `the text has ${source.vocabulary} different tokens, the decoder's vocabulary is ` +
+        `the data have ${source.vocabulary} different tokens, the decoder's vocabulary is ` +
           `${settings.decoder.config.vocabulary}: make the decoder with vocabulary ${source.vocabulary}`,
         { tokens: source.vocabulary, vocabulary: settings.decoder.config.vocabulary },
       )
-  const { validation, validBatch } = settings
-  if (validation && validation.length < validBatch + 1)
-    throw new DataError(
-      `the validation text is too short: it has ${validation.length} tokens, and ${validBatch} streams need ` +
-        `${validBatch + 1}: give more text or a smaller validBatch`,
-      { tokens: validation.length, validBatch },
-    )
+  settings.validation?.evaluation({ batch: settings.validBatch, block: settings.block })
   return settings
 }

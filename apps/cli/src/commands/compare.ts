@@ -6,7 +6,6 @@ import { availableParallelism, cpus } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { checkTraining } from '@lethe/trainer'
-import { openText } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import type { Figures } from '../compare/figures'
 import { type PlannedRun, planRuns } from '../compare/plan'
@@ -19,6 +18,7 @@ import {
   slotsSaved,
   tableOf,
 } from '../compare/results'
+import { openData } from '../data'
 import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
 import { type CommandLine, type Given, parseConfig } from '../options'
@@ -46,10 +46,10 @@ export async function compareCommand({ given }: CommandLine): Promise<number> {
 
 /** Throws what the first step of any run would throw, before anything is written. */
 async function checkPlan(plan: readonly PlannedRun[], files: readonly string[]): Promise<void> {
-  const data = await openText([...files], { tokenizer: plan[0]!.settings.tokenizer })
+  const data = await openData({ data: files, tokenizer: plan[0]!.settings.tokenizer! })
   await startBackend({ backend: 'cpu' })
   for (const { settings } of plan) {
-    const decoder = decoderOf(settings, data.tokenizer.vocabulary)
+    const decoder = decoderOf(settings, data.vocabulary)
     checkTraining(trainOptions(settings, decoder, data))
     decoder.dispose()
   }

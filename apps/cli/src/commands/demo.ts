@@ -38,7 +38,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   const settings = settingsOf(given, demoDefaults)
   const chosen = given.data?.length ? given.data.map((path) => resolve(path)) : undefined
   const files = chosen ?? (await installedText())
-  const data = await openText(files, { tokenizer: settings.tokenizer })
+  const data = await openText(files, { tokenizer: settings.tokenizer! })
   const backend = await startBackend(given)
   print(
     chosen
@@ -50,7 +50,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
     `model: ${settings.preset} decoder, ${settings.layers} layers of width ${settings.width}, ${settings.method} remembers ${count(settings.span)} steps`,
   )
   const decoder = decoderOf(settings, data.tokenizer.vocabulary)
-  const options = trainOptions(settings, decoder, data)
+  const options = trainOptions(settings, decoder, { ...data, vocabulary: data.tokenizer.vocabulary })
   checkTraining(options)
   const out = given.out ?? newFolder()
   const run = await createRun(out, { ...settings, data: files }, settings.keep)

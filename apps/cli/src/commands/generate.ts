@@ -1,12 +1,12 @@
 /** lethe generate: text from a trained model, as it comes. */
 import { generate } from '@lethe/trainer'
 import { startBackend } from '../backend'
-import { openModel } from '../model'
+import { openTextModel } from '../model'
 import type { CommandLine, Given } from '../options'
 import { colours } from '../output'
 
 export async function generateCommand({ given, positionals }: CommandLine): Promise<number> {
-  const { decoder, tokenizer, step } = await openModel('generate', positionals, () => startBackend(given))
+  const { decoder, tokenizer, step } = await openTextModel('generate', positionals, () => startBackend(given))
   const prompt = given.prompt ?? '\n'
   const stop = new AbortController()
   const interrupt = () => stop.abort()

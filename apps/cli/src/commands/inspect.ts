@@ -6,13 +6,15 @@ import { startBackend } from '../backend'
 import { UsageError } from '../errors'
 import { leftOf } from '../inspect/strength'
 import { type Trace, traceText } from '../inspect/trace'
-import { openModel } from '../model'
+import { openTextModel } from '../model'
 import type { CommandLine } from '../options'
 import { count, relativePath } from '../output'
 import { inspectPage } from '../pages/inspect'
 
 export async function inspectCommand({ given, positionals }: CommandLine): Promise<number> {
-  const { decoder, tokenizer, config } = await openModel('inspect', positionals, () => startBackend(given))
+  const { decoder, tokenizer, config } = await openTextModel('inspect', positionals, () =>
+    startBackend(given),
+  )
   const other = given.data?.length ? given.data : undefined
   const { validation } = await openText(other ?? config.data ?? [], {
     tokenizer,

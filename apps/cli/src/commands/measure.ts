@@ -1,17 +1,19 @@
 /** lethe measure: what a trained model remembers and what it costs, for a reader or for `lethe compare`. */
-import { openText } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import { type Figures, measure } from '../compare/figures'
+import { qualityOf } from '../compare/quality'
+import { openData } from '../data'
 import { openModel } from '../model'
 import type { CommandLine } from '../options'
 import { bytes, count } from '../output'
+import { evaluationText } from '../session'
 
 export async function measureCommand({ given, positionals }: CommandLine): Promise<number> {
   let backend = ''
   const { decoder, tokenizer, config } = await openModel('measure', positionals, async () => {
     backend = (await startBackend(given)).name
   })
-  const data = await openText(config.data ?? [], { tokenizer })
+  const data = await openData(config, tokenizer)
   const figures = await measure({
     decoder,
     data,
@@ -27,8 +29,9 @@ export async function measureCommand({ given, positionals }: CommandLine): Promi
 
 function describe(figures: Figures, backend: string): string[] {
   const last = figures.byPosition.at(-1)!
+  const { label, format, of } = qualityOf(figures)
   return [
-    `${figures.bitsPerByte.toFixed(4)} bits per byte over ${count(figures.tokens)} tokens; ${count(figures.parameters)} parameters`,
+    `${evaluationText(figures)}; ${count(figures.tokens)} targets, ${count(figures.parameters)} parameters`,
     `${figures.slots.toFixed(1)} slots, at most ${bytes(figures.memoryBytes)} of memory per stream`,
     `${backend}: ${figures.trainingMsPerBlock.toFixed(0)} ms forward and backward per block (${count(figures.trainingTokensPerSecond)} tokens/s), ` +
       `${figures.evaluationMsPerBlock.toFixed(0)} ms to evaluate one; peak ${bytes(figures.peakTensorBytes)} of tensors, ${bytes(figures.peakRssBytes)} resident`,
@@ -39,10 +42,10 @@ function describe(figures: Figures, backend: string): string[] {
         `  layer ${layer}: ${attended.map((value) => value.toFixed(1)).join('  ')}   (${slots.toFixed(1)} held)`,
     ),
     '',
-    'bits per byte after so many tokens of context:',
+    `${label} after so many tokens of context:`,
     ...figures.byPosition.map(
-      ({ from, to, bitsPerByte }) =>
-        `  ${`${count(from)}–${count(to)}`.padEnd(2 * count(last.to).length + 1)}  ${bitsPerByte.toFixed(4)}`,
+      (bin) =>
+        `  ${`${count(bin.from)}–${count(bin.to)}`.padEnd(2 * count(last.to).length + 1)}  ${format(of(bin)!)}`,
     ),
   ]
 }

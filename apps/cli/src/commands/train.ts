@@ -2,8 +2,9 @@
 import { resolve } from 'node:path'
 import { disposeBackend } from '@lethe/backends'
 import { checkTraining } from '@lethe/trainer'
-import { openText, RunFolder, readRun } from '@lethe/trainer/node'
+import { RunFolder, readRun } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
+import { openData } from '../data'
 import { UsageError } from '../errors'
 import { type CommandLine, type Given, parseConfig } from '../options'
 import { createRun, DeviceError, runTraining, trainOptions } from '../session'
@@ -27,21 +28,26 @@ const free: readonly (keyof Given)[] = [
 export async function trainCommand({ given }: CommandLine): Promise<number> {
   const resumed = given.resume === undefined ? undefined : await readResumed(given.resume, given)
   const options: Given = { ...resumed?.options, ...given }
-  if (!options.data?.length) throw new UsageError('lethe train needs a text: --data PATH')
+  if (!options.data?.length && !options.task)
+    throw new UsageError('lethe train needs a text, --data PATH, or a task, --task NAME')
   const out = given.resume ?? given.out
   if (out === undefined) throw new UsageError('lethe train needs a folder for the run: --out FOLDER')
 
   const settings = settingsOf(options)
-  const files = options.data.map((path) => resolve(path))
-  const data = await openText(files, { tokenizer: settings.tokenizer })
+  const files = options.data?.map((path) => resolve(path))
+  const data = await openData(options)
   const backend = await startBackend(options)
-  const decoder = decoderOf(settings, data.tokenizer.vocabulary)
+  const decoder = decoderOf(settings, data.vocabulary)
   const training = trainOptions(settings, decoder, data, resumed?.checkpoint)
   checkTraining(training)
 
   // Only now is anything written.
   const { keep } = settings
-  const config = { ...settings, data: files, ...(options.backend && { backend: options.backend }) }
+  const config = {
+    ...settings,
+    ...(files && { data: files }),
+    ...(options.backend && { backend: options.backend }),
+  }
   const run = resumed ? (await RunFolder.resume(out, { keep })).run : await createRun(out, config, keep)
   const json = given.json ?? false
   try {

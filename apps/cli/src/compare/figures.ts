@@ -1,22 +1,25 @@
 /** What a trained model remembers, how well it predicts with it, and what that costs: measured on its own text. */
 import type { Decoder, Memory } from '@lethe/core'
 import { registerGradients } from '@lethe/core'
-import { type EvaluatedBlock, evaluate, Streams, type TextData } from '@lethe/trainer'
-import { dispose, profile, tensor2d } from '@tensorflow/tfjs-core'
+import {
+  blockSource,
+  blockTensors,
+  type EvaluatedBlock,
+  type Evaluation,
+  evaluate,
+  type Source,
+} from '@lethe/trainer'
+import { dispose, profile } from '@tensorflow/tfjs-core'
 import { median } from '../commands/bench/statistics'
+import type { RunData } from '../data'
 
-export interface Figures {
+/** Scores are of the whole validation part, memory carried from block to block. */
+export interface Figures extends Evaluation {
   readonly parameters: number
-  /** Of the whole validation text, memory carried from block to block. */
-  readonly bitsPerByte: number
-  readonly perplexity: number
-  readonly tokens: number
-  /** Slots alive, mean over layers, rows and blocks. */
-  readonly slots: number
   /** Most bytes of one stream's memory. */
   readonly memoryBytes: number
-  /** Bits per byte of the tokens that come after so many others of their stream: [from, to). */
-  readonly byPosition: readonly { readonly from: number; readonly to: number; readonly bitsPerByte: number }[]
+  /** Of the targets that come after so many tokens of their stream: [from, to). */
+  readonly byPosition: readonly PositionFigures[]
   /** Slots alive after so many tokens, mean over layers and rows. */
   readonly slotsOverTime: readonly { readonly position: number; readonly slots: number }[]
   readonly layers: readonly LayerFigures[]
@@ -29,6 +32,11 @@ export interface Figures {
   readonly peakRssBytes: number
 }
 
+export interface PositionFigures extends Pick<Evaluation, 'loss' | 'bitsPerByte' | 'accuracy'> {
+  readonly from: number
+  readonly to: number
+}
+
 export interface LayerFigures {
   readonly slots: number
   readonly bytes: number
@@ -39,7 +47,7 @@ export interface LayerFigures {
 
 export interface MeasureOptions {
   readonly decoder: Decoder
-  readonly data: TextData
+  readonly data: Pick<RunData, 'train' | 'validation'>
   readonly batch: number
   readonly block: number
   /** Streams of the evaluation. */
@@ -69,16 +77,12 @@ export async function measure(options: MeasureOptions): Promise<Figures> {
       last = now
     },
   })
-  const bytesPerToken = data.validation.bytes / data.validation.length
-  const training = await measureTraining(decoder, data, batch, block)
+  const training = await measureTraining(decoder, data.train, batch, block)
   return {
     parameters: decoder.parameterCount,
-    bitsPerByte: evaluation.bitsPerByte,
-    perplexity: evaluation.perplexity,
-    tokens: evaluation.tokens,
-    slots: evaluation.slots,
+    ...evaluation,
     memoryBytes: Math.max(...blocks.map(({ memoryBytes }) => memoryBytes)) / validBatch,
-    byPosition: byPosition(blocks, block, Math.LN2 * bytesPerToken),
+    byPosition: byPosition(blocks, block, blockSource(data.validation).bytesPerToken),
     slotsOverTime: thinned(blocks.map(({ position, slots }) => ({ position: position + block, slots }))),
     evaluationMsPerBlock: median(times),
     ...training,
@@ -86,22 +90,30 @@ export async function measure(options: MeasureOptions): Promise<Figures> {
   }
 }
 
-/** Bins of positions that double: the first block, the next, the next two, the next four, … */
-function byPosition(blocks: readonly EvaluatedBlock[], block: number, natsPerBit: number) {
-  const bins = new Map<number, { nats: number; tokens: number; to: number }>()
-  for (const { position, tokens, loss } of blocks) {
+/** Bins of positions that double: the first block, the next, the next two, the next four, … Those without targets are left out. */
+function byPosition(
+  blocks: readonly EvaluatedBlock[],
+  block: number,
+  bytesPerToken: number | undefined,
+): PositionFigures[] {
+  const bins = new Map<number, { nats: number; tokens: number; right: number | undefined; to: number }>()
+  for (const { position, tokens, loss, right } of blocks) {
+    if (tokens === 0) continue
     const index = Math.floor(position / block)
     const from = index === 0 ? 0 : block * 2 ** Math.floor(Math.log2(index))
-    const bin = bins.get(from) ?? { nats: 0, tokens: 0, to: 0 }
+    const bin = bins.get(from) ?? { nats: 0, tokens: 0, right: undefined, to: 0 }
     bin.nats += loss * tokens
     bin.tokens += tokens
+    if (right !== undefined) bin.right = (bin.right ?? 0) + right
     bin.to = Math.max(bin.to, position + block)
     bins.set(from, bin)
   }
-  return [...bins].map(([from, { nats, tokens, to }]) => ({
+  return [...bins].map(([from, { nats, tokens, right, to }]) => ({
     from,
     to,
-    bitsPerByte: nats / tokens / natsPerBit,
+    loss: nats / tokens,
+    ...(bytesPerToken !== undefined && { bitsPerByte: nats / tokens / Math.LN2 / bytesPerToken }),
+    ...(right !== undefined && { accuracy: right / tokens }),
   }))
 }
 
@@ -112,22 +124,20 @@ function thinned<T>(values: readonly T[]): T[] {
 }
 
 /** Forward and backward passes over the training text, with a memory that has filled up; and the layers' report. */
-async function measureTraining(decoder: Decoder, data: TextData, batch: number, block: number) {
+async function measureTraining(decoder: Decoder, source: Source, batch: number, block: number) {
   registerGradients()
-  const streams = new Streams(data.train, batch, block)
+  const stream = blockSource(source).stream({ batch, block })
   let memory: Memory = decoder.initialMemory(batch)
-  const read = async (
-    body: (inputs: ReturnType<typeof tensor2d>, targets: ReturnType<typeof tensor2d>) => void,
-  ) => {
-    const next = await streams.next()
-    const inputs = tensor2d(next.inputs, [batch, block], 'int32')
-    const targets = tensor2d(next.targets, [batch, block], 'int32')
-    body(inputs, targets)
-    dispose([inputs, targets])
+  const read = async (body: (tensors: ReturnType<typeof blockTensors>) => void) => {
+    const next = await stream.next()
+    if (next.resets?.length) memory = memory.reset(next.resets)
+    const tensors = blockTensors(next, batch)
+    body(tensors)
+    dispose(Object.values(tensors))
   }
   for (let index = 0, slots = -1; memory.slots !== slots && index < mostBlocksToFill; index++) {
     slots = memory.slots
-    await read((inputs) => {
+    await read(({ inputs }) => {
       const result = decoder.forward(inputs, memory)
       dispose([result.logits, result.penalty])
       memory = result.memory
@@ -143,8 +153,8 @@ async function measureTraining(decoder: Decoder, data: TextData, batch: number, 
     }),
   )
   const step = () =>
-    read((inputs, targets) => {
-      const result = decoder.gradients(inputs, targets, memory)
+    read(({ inputs, targets, weights }) => {
+      const result = decoder.gradients(inputs, targets, memory, weights && { weights })
       memory = result.memory
       pending = result.loss
       dispose([result.penalty, Object.values(result.gradients)])

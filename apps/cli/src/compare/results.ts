@@ -84,7 +84,7 @@ export function rowsOf(runs: readonly RunResult[]): Row[] {
       budget: group[0]!.budget,
       seeds: figures.length,
       failed: group.flatMap(({ error }) => error ?? []),
-      bitsPerByte: spread((figure) => figure.bitsPerByte),
+      bitsPerByte: spread((figure) => figure.bitsPerByte!),
       perplexity: spread((figure) => figure.perplexity),
       slots: spread((figure) => figure.slots),
       attended: spread(({ layers }) => spreadOf(layers.flatMap(({ attended }) => attended)).mean),

@@ -96,7 +96,7 @@ chart('by-position', {
   y: quality,
   series: lines(
     ({ figures }) =>
-      figures!.byPosition.map(({ from, to, bitsPerByte }) => ({ x: (from + to) / 2, y: bitsPerByte })),
+      figures!.byPosition.map(({ from, to, bitsPerByte }) => ({ x: (from + to) / 2, y: bitsPerByte! })),
     { dots: true },
   ),
 })

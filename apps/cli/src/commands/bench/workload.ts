@@ -1,7 +1,6 @@
 /** What is measured: a decoder with a full memory that trains, on random tokens or on a trained model's text. */
 import { type Decoder, type Memory, Random, registerGradients } from '@lethe/core'
-import { Optimizer, Streams } from '@lethe/trainer'
-import { openText } from '@lethe/trainer/node'
+import { blockSource, blockTensors, Optimizer } from '@lethe/trainer'
 import {
   backend,
   dispose,
@@ -13,6 +12,7 @@ import {
   tensor2d,
   memory as tensorMemory,
 } from '@tensorflow/tfjs-core'
+import { openData } from '../../data'
 import { openModel } from '../../model'
 import type { Given } from '../../options'
 import { decoderOf, type Settings, settingsOf } from '../../settings'
@@ -52,13 +52,13 @@ export async function openWorkload(
   }
   const { decoder, tokenizer, config } = await openModel('bench', folder, start)
   const settings = settingsOf({ ...config, ...given }, { steps: benchDefaults.steps })
-  const data = await openText(config.data ?? [], { tokenizer })
+  const data = await openData(config, tokenizer)
   const { batch, block } = settings
-  const streams = new Streams(data.train, batch, block)
+  const stream = blockSource(data.train).stream({ batch, block })
   const next = async () => {
-    const { inputs, targets } = await streams.next()
-    const shape: [number, number] = [batch, block]
-    return [tensor2d(inputs, shape, 'int32'), tensor2d(targets, shape, 'int32')] as const
+    const { inputs, targets } = await stream.next()
+    const tensors = blockTensors({ inputs, targets }, batch)
+    return [tensors.inputs, tensors.targets] as const
   }
   await decoder.afterUpdate()
   return { settings, decoder, random: new Random(settings.seed), next }
