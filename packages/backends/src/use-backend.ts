@@ -175,6 +175,7 @@ export function createBackends(platform: Platform): Backends {
         await activate('webgpu', "Update the GPU's driver, or call useBackend('wasm').")
         const patched = useKernels(
           options.kernels === false ? undefined : await import('@lethe/kernels-webgpu'),
+          software,
         )
         return {
           device: describeAdapter(info),

@@ -7,8 +7,10 @@ import { existsSync } from 'node:fs'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { getKernel } from '@tensorflow/tfjs-core'
 import { build } from 'vite'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { useKernels } from './webgpu'
 
 const driver = '/usr/lib/chromium/vk_swiftshader_icd.json'
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
@@ -66,6 +68,20 @@ test('computes on a software adapter asked for by name, twice, and the process e
   expect(result.again.name).toBe('webgpu')
   expect(result.sum).toEqual([9, 9])
   expect(result.gpu).toBe(false)
+})
+
+test('products are ours on a GPU alone, and tfjs’s own come back', async () => {
+  await import('@tensorflow/tfjs-backend-webgpu')
+  const kernels = await import('@lethe/kernels-webgpu')
+  const product = () => getKernel('BatchMatMul', 'webgpu')
+  const stock = product()
+  expect(useKernels(kernels, true)).not.toContain('BatchMatMul')
+  expect(product()).toBe(stock)
+  expect(useKernels(kernels, false)).toContain('BatchMatMul')
+  expect(product().kernelFunc).not.toBe(stock.kernelFunc)
+  expect(useKernels(kernels, false)).toContain('BatchMatMul')
+  expect(useKernels(undefined, false)).toEqual([])
+  expect(product()).toBe(stock)
 })
 
 test('auto leaves the software adapter alone', async (context) => {

@@ -143,14 +143,36 @@ export async function openDevice(
   }
 }
 
+/** On a kernel that stands in for tfjs's: tfjs's, so that a second copy of this package sees it too. */
+const stockOf = Symbol.for('lethe.stock')
+
+/** Puts our own product in the place of tfjs's, or tfjs's own back. */
+function replaceProduct(ours?: (stock: tf.KernelFunc) => tf.KernelFunc): void {
+  const kernel = tf.getKernel('BatchMatMul', 'webgpu') as tf.KernelConfig & { [stockOf]?: tf.KernelConfig }
+  const stock = kernel[stockOf] ?? kernel
+  tf.unregisterKernel('BatchMatMul', 'webgpu')
+  tf.registerKernel(
+    ours ? ({ ...stock, kernelFunc: ours(stock.kernelFunc), [stockOf]: stock } as tf.KernelConfig) : stock,
+  )
+}
+
 /**
- * Puts our own kernels in place, or takes them away, and names those in tfjs's registry.
+ * Puts our own kernels in place, or takes them away, and names those in tfjs's registry. Software keeps tfjs's product:
+ * the compilation of large tiles takes a processor seconds, and gains it nothing.
  * @param kernels @lethe/kernels-webgpu
  */
-export function useKernels(kernels?: typeof import('@lethe/kernels-webgpu')): string[] {
+export function useKernels(
+  kernels: typeof import('@lethe/kernels-webgpu') | undefined,
+  software: boolean,
+): string[] {
   offerAttention('webgpu', kernels?.attentionKernel)
   for (const { kernelName } of tf.getKernelsForBackend('webgpu'))
     if (kernelName.startsWith('Lethe')) tf.unregisterKernel(kernelName, 'webgpu')
   for (const kernel of kernels?.fusedKernels ?? []) tf.registerKernel(kernel)
-  return (kernels?.fusedKernels ?? []).map(({ kernelName }) => kernelName)
+  const product = software ? undefined : kernels?.batchMatMul
+  replaceProduct(product)
+  return [
+    ...(product ? ['BatchMatMul'] : []),
+    ...(kernels?.fusedKernels ?? []).map(({ kernelName }) => kernelName),
+  ]
 }

@@ -1,7 +1,7 @@
 /**
  * Attention for tfjs's WebGPU backend in WGSL, forward and backward, behind core's seam:
  * `setAttentionKernel('webgpu', attentionKernel)`. No tensor of queries × slots × heads is made. And core's fused
- * operations, as kernels for tfjs's registry.
+ * operations and a faster matrix product, as kernels for tfjs's registry.
  */
 import type { AttentionKernel, AttentionRequest } from '@lethe/core'
 import { reshape, slice, type Tensor, type Tensor2D, type Tensor3D } from '@tensorflow/tfjs-core'
@@ -10,6 +10,7 @@ import { attendInParts, combine, countVotes, type Inputs, pack } from './forward
 import { boundBeside, type Plan, planOf } from './plan'
 
 export { fusedKernels } from './fused'
+export { batchMatMul, type MeasurableVariant, matMulVariants } from './matmul'
 
 /** Buffers that a shader may bind besides its queries, keys, values, slots and result, where a device allows eight. */
 const mostBeside = 3

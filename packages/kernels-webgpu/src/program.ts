@@ -2,7 +2,7 @@
  * Runs a compute shader on tfjs's WebGPU backend: an object of the shape that it takes for a program is all it needs.
  * Tensors go in flat, so that a shader is compiled once for all shapes; sizes travel as uniforms.
  */
-import { backend, type DataType, engine, type Tensor, type TensorInfo } from '@tensorflow/tfjs-core'
+import { backend, type DataType, engine, type Tensor, type TensorInfo, util } from '@tensorflow/tfjs-core'
 
 export interface Uniform {
   readonly type: 'int32' | 'float32'
@@ -14,6 +14,8 @@ export interface Shader {
   readonly key: string
   /** Names of the inputs, as the code calls them. */
   readonly inputs: readonly string[]
+  /** Those of the inputs, and 'result', that are arrays of vec4: their sizes are multiples of four. Default: none. */
+  readonly vectors?: readonly string[]
   /** Members of the struct `uniforms`. */
   readonly uniforms: string
   /** WGSL with `fn main(index: i32)`. */
@@ -45,7 +47,11 @@ interface WebGPUBackend {
   ): TensorInfo
 }
 
-const flat = ({ dataId, dtype, size }: Tensor): TensorInfo => ({ dataId, dtype, shape: [size] })
+const flat = ({ dataId, dtype, shape }: TensorInfo): TensorInfo => ({
+  dataId,
+  dtype,
+  shape: [util.sizeFromShape(shape)],
+})
 
 const opening = 'fn main(index: i32) {'
 
@@ -54,7 +60,7 @@ const named = ({ code, inputs }: Shader) =>
   code().replace(opening, `${opening} ${inputs.map((name) => `_ = &${name};`).join(' ')}`)
 
 export interface Run {
-  readonly inputs: readonly Tensor[]
+  readonly inputs: readonly TensorInfo[]
   readonly uniforms: Uniform[]
   readonly workgroups: number
   /** Shape of the result, or a tensor that several runs write into. */
@@ -63,14 +69,15 @@ export interface Run {
 
 /** Runs a shader. The result is float32. */
 export function run(shader: Shader, { inputs, uniforms, workgroups, into }: Run): Tensor {
+  const componentsOf = (name: string) => (shader.vectors?.includes(name) ? 4 : 1)
   const shape = Array.isArray(into) ? (into as number[]) : (into as Tensor).shape
   const program: Program = {
     shaderKey: `lethe-${shader.key}`,
     variableNames: [...shader.inputs],
-    variableComponents: shader.inputs.map(() => 1),
+    variableComponents: shader.inputs.map(componentsOf),
     uniforms: shader.uniforms,
     outputShape: [shape.reduce((product, size) => product * size, 1)],
-    outputComponent: 1,
+    outputComponent: componentsOf('result'),
     workgroupSize: [shader.threads, 1, 1],
     dispatchLayout: { x: [0] },
     dispatch: [workgroups, 1, 1],

@@ -1,0 +1,115 @@
+/**
+ * Products of a few rows, in WGSL, where reading the right factor is all that takes time: threads of a workgroup share
+ * its inner axis, read what lies side by side, and add up what they have in workgroup memory.
+ */
+import type { Shader } from '../program'
+import { matricesOf, type Product } from './product'
+import { originCode, productUniforms, vectorsOf } from './tiles'
+
+export interface Rows {
+  readonly kind: 'rows'
+  /** Of the result, by one workgroup. */
+  readonly rows: 1 | 4
+  /** What one workgroup computes of a row: columns, or quads of columns where those are read by fours. */
+  readonly units: number
+}
+
+const rowThreads = 256
+
+/** Columns of a unit: a quad where columns lie side by side and four divides them. */
+export const unitOf = (product: Product) => (!product.right.turned && product.columns % 4 === 0 ? 4 : 1)
+
+/** Threads read this many values, or quads, of the inner axis at once. */
+const unrolled = 4
+
+/** [rows, columns] of a result by these workgroups. */
+export const rowsGridOf = ({ rows, units }: Rows, product: Product) => [
+  Math.ceil(product.rows / rows),
+  Math.ceil(product.columns / unitOf(product) / units),
+  matricesOf(product),
+  1,
+]
+
+export function rowsShader(variant: Rows, product: Product): Shader {
+  const { rows, units } = variant
+  const { turned } = product.right
+  const quads = unitOf(product) === 4
+  /** The inner axis by fours: both factors have it side by side. */
+  const alongInner = turned && !product.left.turned && product.inner % 4 === 0
+  const vectors = vectorsOf(product).filter(
+    (name) =>
+      (name === 'left' && alongInner) ||
+      (name === 'right' && (quads || alongInner)) ||
+      (name === 'result' && quads),
+  )
+  const lanes = rowThreads / units
+  const sum = quads ? 'vec4<f32>' : 'f32'
+  const term = (r: number) => {
+    if (alongInner) return `dot(left[(leftOrigin + (firstRow + ${r}) * inner) / 4 + k], b)`
+    return `left[leftOrigin + (firstRow + ${r}) * rowStep + k * innerStep] * b`
+  }
+  const rightAt = quads
+    ? 'right[rightOrigin / 4 + k * (width / 4) + unit]'
+    : turned
+      ? alongInner
+        ? 'right[(rightOrigin + unit * inner) / 4 + k]'
+        : 'right[rightOrigin + unit * inner + k]'
+      : 'right[rightOrigin + k * width + unit]'
+  const all = Array.from({ length: rows }, (_, r) => r)
+  return {
+    key: `rows/${rows}/${units}/${product.left.turned}/${turned}/${vectors.join()}`,
+    inputs: ['left', 'right'],
+    vectors,
+    uniforms: productUniforms,
+    threads: rowThreads,
+    code: () => `
+var<workgroup> sums: array<${sum}, ${rows * rowThreads}>;
+${originCode}
+fn main(index: i32) {
+  let local = i32(localIndex);
+  let grid = uniforms.grid;
+  let width = uniforms.sizes.y;
+  let inner = uniforms.sizes.z;
+  var rest = index / ${rowThreads};
+  ${turned ? `let lane = local % ${lanes}; let place = local / ${lanes};` : `let lane = local / ${units}; let place = local % ${units};`}
+  let unit = rest % grid.y * ${units} + place;
+  rest /= grid.y;
+  let firstRow = rest % grid.x * ${rows};
+  let batch = rest / grid.x;
+  let leftOrigin = originOf(batch, uniforms.leftSteps);
+  let rightOrigin = originOf(batch, uniforms.rightSteps);
+  ${product.left.turned ? 'let rowStep = 1; let innerStep = uniforms.sizes.x;' : 'let rowStep = inner; let innerStep = 1;'}
+  let count = inner${alongInner ? ' / 4' : ''};
+  ${all.map((r) => `var sum${r} = ${sum}();`).join('\n')}
+  for (var start = lane; start < count; start += ${unrolled * lanes}) {
+    ${Array.from(
+      { length: unrolled },
+      (_, n) => `{
+      let inside = start + ${n * lanes} < count;
+      let k = min(start + ${n * lanes}, count - 1);
+      let b = ${rightAt};
+      ${all.map((r) => `sum${r} += select(${sum}(), ${term(r)}, inside);`).join('\n')}
+    }`,
+    ).join('\n')}
+  }
+  ${all.map((r) => `sums[${r * rowThreads} + place * ${lanes} + lane] = sum${r};`).join('\n')}
+  workgroupBarrier();
+  for (var half = ${lanes / 2}; half > 0; half /= 2) {
+    if (lane < half) {
+      let at = place * ${lanes} + lane;
+      ${all.map((r) => `sums[${r * rowThreads} + at] += sums[${r * rowThreads} + at + half];`).join('\n')}
+    }
+    workgroupBarrier();
+  }
+  if ((lane > 0) | (unit >= width${quads ? ' / 4' : ''}) | (batch >= grid.z)) { return; }
+  let origin = batch * uniforms.sizes.x * width;
+  ${all
+    .map((r) =>
+      `if (firstRow + ${r} < uniforms.sizes.x) {
+    result[${quads ? '(origin + (firstRow + R) * width) / 4' : 'origin + (firstRow + R) * width'} + unit] = sums[${r * rowThreads} + place * ${lanes}];
+  }`.replace('R)', `${r})`),
+    )
+    .join('\n')}
+}`,
+  }
+}
