@@ -131,7 +131,8 @@ const flagsOf = (attributes = {}) => {
   return flags.length > 0 ? ` ${flags.map(([name, value]) => `${name}=${value}`).join(' ')}` : ''
 }
 
-await useBackend(given.backend)
+// Dawn's timestamps are otherwise rounded to a tenth of a millisecond.
+await useBackend(given.backend, given.gpu ? { dawn: ['disable-dawn-features=timestamp_quantization'] } : {})
 registerGradients()
 const { decoder: style } = presets[given.preset]
 const { headSize: _, ...rest } = style
