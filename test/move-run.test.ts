@@ -7,7 +7,7 @@
  */
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -20,14 +20,11 @@ import {
   type TrainEvent,
 } from '@lethe/trainer'
 import { RunFolder, readRun } from '@lethe/trainer/node'
-import { chromium } from 'playwright-core'
-import { build, type PreviewServer, preview } from 'vite'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { chromiumPath, inPage, openSite, type Site } from '../tools/chromium.mjs'
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const main = here('../apps/cli/dist/main.js')
-const executable = '/usr/bin/chromium'
-const site = here('../node_modules/.cache/move-run-test')
 const stepsPerStation = 10
 const sentence =
   'the river takes what was said and what was left unsaid, and forgets the names of both banks. '
@@ -38,7 +35,7 @@ const model =
   )
 
 let folder: string
-let server: PreviewServer | undefined
+let site: Site | undefined
 const run = promisify(execFile)
 const lethe = (...args: string[]) => run(process.execPath, [main, ...args], { cwd: folder, timeout: 300_000 })
 
@@ -73,10 +70,7 @@ beforeAll(async () => {
   if (!existsSync(main)) throw new Error('apps/cli is not built: npm test builds it')
   folder = await mkdtemp(join(tmpdir(), 'lethe-move-'))
   await writeFile(join(folder, 'text.txt'), text)
-  if (!existsSync(executable)) return
-  await mkdir(site, { recursive: true })
-  await writeFile(join(site, 'index.html'), '<!doctype html><script type="module" src="./page.js"></script>')
-  await writeFile(join(site, 'page.js'), page)
+  if (!chromiumPath) return
   const alias = Object.fromEntries(
     ['core', 'trainer', 'expire-span', 'kernels-wasm'].map((name) => [
       `@lethe/${name}`,
@@ -84,15 +78,12 @@ beforeAll(async () => {
     ]),
   )
   alias['@lethe/backends'] = here('../packages/backends/src/browser.ts')
-  const quick = { minify: false, reportCompressedSize: false }
-  await build({ root: site, configFile: false, logLevel: 'silent', resolve: { alias }, build: quick })
-  server = await preview({ root: site, configFile: false, preview: { host: '127.0.0.1', port: 0 } })
+  site = await openSite(here('../node_modules/.cache/move-run-test'), page, alias)
 })
 
 afterAll(async () => {
-  await server?.close()
+  await site?.close()
   await rm(folder, { recursive: true, force: true })
-  await rm(site, { recursive: true, force: true })
 })
 
 interface StepLine {
@@ -118,38 +109,21 @@ async function inChromium(path: string, steps: number): Promise<string> {
     ),
   )
   const state = JSON.parse(await readFile(join(checkpoint!.path!, 'state.json'), 'utf8'))
-  const flags = [
-    '--no-sandbox',
-    '--headless=new',
-    '--enable-unsafe-webgpu',
-    '--use-webgpu-adapter=swiftshader',
-  ]
-  const browser = await chromium.launch({ executablePath: executable, args: flags })
-  try {
-    const tab = await browser.newPage()
-    await tab.goto(server!.resolvedUrls!.local[0]!)
-    await tab.waitForFunction('window.goOn')
-    const input = JSON.stringify({ text, files, state, steps })
-    const result = (await tab.evaluate(`goOn(${input})`)) as {
-      device: string
-      events: TrainEvent[]
-      state: CheckpointState
-      files: Record<CheckpointFile, string>
-    }
-    const { run } = await RunFolder.resume(join(folder, path))
-    for (const event of result.events) await run.record(event)
-    const bytes = Object.fromEntries(
-      Object.entries(result.files).map(([name, value]) => [
-        name,
-        new Uint8Array(Buffer.from(value, 'base64')),
-      ]),
-    ) as Record<CheckpointFile, Uint8Array>
-    await run.checkpoints.save(decodeCheckpoint(bytes, result.state))
-    await run.close()
-    return result.device
-  } finally {
-    await browser.close()
-  }
+  const input = JSON.stringify({ text, files, state, steps })
+  const result: {
+    device: string
+    events: TrainEvent[]
+    state: CheckpointState
+    files: Record<CheckpointFile, string>
+  } = await inPage(await site!.serve(), 'goOn', (tab) => tab.evaluate(`goOn(${input})`))
+  const { run } = await RunFolder.resume(join(folder, path))
+  for (const event of result.events) await run.record(event)
+  const bytes = Object.fromEntries(
+    Object.entries(result.files).map(([name, value]) => [name, new Uint8Array(Buffer.from(value, 'base64'))]),
+  ) as Record<CheckpointFile, Uint8Array>
+  await run.checkpoints.save(decodeCheckpoint(bytes, result.state))
+  await run.close()
+  return result.device
 }
 
 test.each([
@@ -161,11 +135,10 @@ test.each([
     () => false,
   )
   const stations = ['tensorflow', 'wasm', 'webgpu in Chromium', 'cpu', 'tensorflow', 'wasm'].filter(
-    (name) =>
-      (name !== 'tensorflow' || tensorflow) && (name !== 'webgpu in Chromium' || server !== undefined),
+    (name) => (name !== 'tensorflow' || tensorflow) && (name !== 'webgpu in Chromium' || site !== undefined),
   )
   console.log(
-    `${method}: ${stations.join(' → ')}${tensorflow ? '' : ' (no tfjs-node here)'}${server ? '' : ' (no Chromium here)'}`,
+    `${method}: ${stations.join(' → ')}${tensorflow ? '' : ' (no tfjs-node here)'}${site ? '' : ' (no Chromium here)'}`,
   )
   const made = ['--data', join(folder, 'text.txt'), '--method', method, ...options, ...model]
   const path = `moved-${method}`

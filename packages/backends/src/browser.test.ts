@@ -1,15 +1,11 @@
 /** The browser for real: a page bundled by Vite without configuration, in headless Chromium, on wasm and WebGPU. */
-import { existsSync } from 'node:fs'
-import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { chromium, type Page } from 'playwright-core'
-import { build, type PreviewServer, preview } from 'vite'
+import type { Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { chromiumPath, inPage, isolation, openSite, type Site } from '../../../tools/chromium.mjs'
 
-const executable = '/usr/bin/chromium'
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
-const folder = here('../node_modules/.cache/browser-test')
-const servers: PreviewServer[] = []
+let site: Site | undefined
 /** Of the same page: as it is, isolated across origins, and so that it may have no workers. */
 let addresses: { plain: string; isolated: string; withoutWorkers: string }
 
@@ -55,42 +51,20 @@ const page = `
 `
 
 beforeAll(async () => {
-  if (!existsSync(executable)) return
-  await mkdir(folder, { recursive: true })
-  await writeFile(`${folder}/index.html`, '<!doctype html><script type="module" src="./page.js"></script>')
-  await writeFile(`${folder}/page.js`, page)
-  const alias = {
+  if (!chromiumPath) return
+  site = await openSite(here('../node_modules/.cache/browser-test'), page, {
     '@lethe/backends': here('./browser.ts'),
     '@lethe/kernels-wasm': here('../../kernels-wasm/src/index.ts'),
     '@lethe/kernels-webgpu': here('../../kernels-webgpu/src/index.ts'),
-  }
-  // Vite's defaults, but for the time that minifying tfjs takes on a small machine.
-  const quick = { minify: false, reportCompressedSize: false }
-  await build({ root: folder, configFile: false, logLevel: 'silent', resolve: { alias }, build: quick })
-  const serve = async (headers: Record<string, string>) => {
-    const server = await preview({
-      root: folder,
-      configFile: false,
-      preview: { host: '127.0.0.1', port: 0, headers },
-    })
-    servers.push(server)
-    return server.resolvedUrls!.local[0]!
-  }
-  const isolation = {
-    'Cross-Origin-Opener-Policy': 'same-origin',
-    'Cross-Origin-Embedder-Policy': 'require-corp',
-  }
+  })
   addresses = {
-    plain: await serve({}),
-    isolated: await serve(isolation),
-    withoutWorkers: await serve({ ...isolation, 'Content-Security-Policy': "worker-src 'none'" }),
+    plain: await site.serve(),
+    isolated: await site.serve(isolation),
+    withoutWorkers: await site.serve({ ...isolation, 'Content-Security-Policy': "worker-src 'none'" }),
   }
 })
 
-afterAll(async () => {
-  for (const server of servers) await server.close()
-  await rm(folder, { recursive: true, force: true })
-})
+afterAll(() => site?.close())
 
 interface Run {
   info: { name: string; device: string; software: boolean; patched: string[] }
@@ -99,38 +73,17 @@ interface Run {
   message?: string
 }
 
-/** Opens a page in a browser of its own; `trouble` lists what it threw. */
-async function inPage<T>(
+/** Opens a page in a browser of its own. */
+const open = (
   address: string,
-  use: (run: (name: string, options?: object) => Promise<Run>, tab: Page) => Promise<T>,
-): Promise<T> {
-  const browser = await chromium.launch({
-    executablePath: executable,
-    args: [
-      '--no-sandbox',
-      '--headless=new',
-      '--enable-unsafe-webgpu',
-      '--use-webgpu-adapter=swiftshader',
-      '--disable-background-networking',
-    ],
-  })
-  try {
-    const tab = await browser.newPage()
-    const trouble: string[] = []
-    tab.on('pageerror', (error) => trouble.push(String(error)))
-    await tab.goto(address)
-    await tab.waitForFunction('window.run')
-    const result = await use(
-      (name, options = {}) =>
-        tab.evaluate(`run(${JSON.stringify(name)}, ${JSON.stringify(options)})`) as Promise<Run>,
+  use: (run: (name: string, options?: object) => Promise<Run>, tab: Page) => Promise<void>,
+) =>
+  inPage(address, 'run', (tab) =>
+    use(
+      (name, options = {}) => tab.evaluate(`run(${JSON.stringify(name)}, ${JSON.stringify(options)})`),
       tab,
-    )
-    expect(trouble).toEqual([])
-    return result
-  } finally {
-    await browser.close()
-  }
-}
+    ),
+  )
 
 function expectAgreement(found: Run, expected: Run) {
   found.results.forEach((values, i) => {
@@ -141,10 +94,10 @@ function expectAgreement(found: Run, expected: Run) {
   })
 }
 
-const inChromium = test.skipIf(!existsSync(executable))
+const inChromium = test.skipIf(!chromiumPath)
 
 inChromium('patched wasm and WebGPU agree with cpu', async () => {
-  await inPage(addresses.plain, async (run) => {
+  await open(addresses.plain, async (run) => {
     const cpu = await run('cpu')
     const wasm = await run('wasm')
     const webgpu = await run('webgpu')
@@ -163,14 +116,14 @@ inChromium('patched wasm and WebGPU agree with cpu', async () => {
 })
 
 inChromium('a page that is not isolated has one thread, also where more are asked for', async () => {
-  await inPage(addresses.plain, async (run) => {
+  await open(addresses.plain, async (run) => {
     const one = await run('wasm', { threads: 3 })
     expect(one.info?.device ?? one.message).toBe('WebAssembly with relaxed SIMD')
   })
 })
 
 inChromium('an isolated page computes the same bits with 1, 2 and 3 threads', async () => {
-  await inPage(addresses.isolated, async (run, tab) => {
+  await open(addresses.isolated, async (run, tab) => {
     expect(await tab.evaluate('crossOriginIsolated')).toBe(true)
     const cpu = await run('cpu')
     const one = await run('wasm', { threads: 1 })
@@ -188,10 +141,10 @@ inChromium('an isolated page computes the same bits with 1, 2 and 3 threads', as
 })
 
 inChromium('where a page may have no workers, one thread computes', async () => {
-  await inPage(addresses.isolated, async (_, tab) => {
+  await open(addresses.isolated, async (_, tab) => {
     expect(await tab.evaluate('threadsIn(3)')).toBe(3)
   })
-  await inPage(addresses.withoutWorkers, async (_, tab) => {
+  await open(addresses.withoutWorkers, async (_, tab) => {
     expect(await tab.evaluate('threadsIn(3)')).toBe(1)
   })
 })
