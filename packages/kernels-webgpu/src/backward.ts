@@ -15,46 +15,58 @@ import {
   type Inputs,
   isPersistent,
   logitsCode,
+  overSlots,
   pairOfTiles,
   queryTile,
   queryTiles,
   shaderOf,
+  slotRange,
+  slotTile,
   splitsOf,
+  tiledShader,
   writePairs,
 } from './forward'
 import { ownSteps, type Plan, type PositionsPlan, placedGroups, uniformsOf } from './plan'
 import { run, runPerElement, sumOf } from './program'
 import {
   accumulate,
-  accumulators,
-  distancesLoad,
+  accumulateDistances,
+  type Block,
+  blocksOf,
+  declareSums,
   epsilon,
-  featureOf,
   four,
-  pairTile,
+  productCode,
+  queryOf,
+  queryQuad,
+  type Sum,
+  slotOf,
+  slotQuad,
   statisticRows,
   storeByQuery,
   storeBySlot,
-  tile,
+  sumsOf,
   tileCode,
-  tileThreads,
+  times,
 } from './tiles'
+import { chooseTile, slotQuads, type Tile } from './tiling'
 
 /** Attention received by each slot, summed over queries, mean over heads [batch, slots]. */
 export function massOf(inputs: Inputs, parts: Tensor, plan: Plan, scale: number): Tensor {
   const { batch, heads, slots } = plan
   const prepared = backwardInputs(inputs, parts, plan, scale)
   const { inputs: tensors, names } = declared({ ...prepared, values: undefined, dropout: undefined })
+  const tile = chooseTile(plan, 'others')
   let perHead: readonly number[] | Tensor = [batch, heads, slots]
   for (const [g, { index, slots: count }] of plan.groups.entries()) {
     if (index === undefined) continue
     perHead = run(
-      shaderOf(plan, `mass${g}`, names, tileThreads, () => massCode(plan, names, g)),
+      tiledShader(plan, `mass${g}`, names, tile, () => massCode(plan, names, tile, g)),
       {
         inputs: tensors,
         into: perHead,
         uniforms: uniformsOf(plan, scale, 1),
-        workgroups: batch * heads * Math.ceil(count / tile),
+        workgroups: batch * heads * Math.ceil(count / tile.slots),
       },
     )
   }
@@ -142,94 +154,102 @@ fn main(index: i32) {
   return { ...inputs, queries }
 }
 
-/** e / N of a tile's pairs, and their strengths. */
-const weightsCode = (plan: Plan, g: number) => `
-    let s = slotsOfThread();
-    ${logitsCode(plan, g)}
-    ${four(
-      (x) => `let row${x} = rowTile[4 * ty + ${x}];
-    let strength${x} = strengths${g}(s, i0 + 4 * ty + ${x}, row${x}.w);
-    let share${x} = select(vec4<f32>(), exp(select(vec4<f32>(none), logits[${x}] - row${x}.x, strength${x} > vec4<f32>())), strength${x} > vec4<f32>()) * row${x}.y;`,
+/** Lines for each of a tile's blocks and each of its four queries. */
+const perQuery = (tile: Tile, line: (at: string, block: Block, x: number) => string) =>
+  blocksOf(tile)
+    .map((block) => four((x) => line(`${block.at}_${x}`, block, x)))
+    .join('\n')
+
+/** e / N of a tile's pairs, and their strengths; `row` + a query has its statistics. */
+const weightsCode = (plan: Plan, tile: Tile, g: number) => `
+    ${logitsCode(plan, tile, g)}
+    ${times(tile.rows, (r) => four((x) => `let row${r}_${x} = rowTile[4 * ${queryQuad(tile, r)} + ${x}];`))}
+    ${perQuery(
+      tile,
+      (
+        at,
+        block,
+        x,
+      ) => `let strength${at} = strengths${g}(slots${block.column}, ${queryOf(tile, block)} + ${x}, row${block.row}_${x}.w);
+    let share${at} = select(vec4<f32>(), exp(select(vec4<f32>(none), logits${block.at}[${x}] - row${block.row}_${x}.x, strength${at} > vec4<f32>())), strength${at} > vec4<f32>()) * row${block.row}_${x}.y;`,
     )}`
 
-/** Gradients of a tile's logits `ds0..3` and strengths `dm0..3`; `w0..3` are the weights that values get. */
-const pairGradients = (plan: Plan, names: readonly string[], g: number, votes = true) => {
+/** Gradients of a tile's logits `ds` and strengths `dm`; `w` are the weights that values get. */
+const pairGradients = (plan: Plan, names: readonly string[], tile: Tile, g: number, votes = true) => {
   const dropped = names.includes('dropout') && !isPersistent(plan, g)
   const strong = plan.life || plan.span
   return `
-    ${weightsCode(plan, g)}
-    let product = valueProduct${g}(stream, head, i0, j0);
-    ${four((x) =>
-      dropped
-        ? `let factor${x} = select(vec4<f32>(), dropped${g}(stream, head, i0 + 4 * ty + ${x}, j0 + 4 * tx), share${x} > vec4<f32>());`
-        : `let factor${x} = vec4<f32>(1.0);`,
-    )}
-    ${four(
-      (x) => `let g${x} = product[${x}] * factor${x};
-    let w${x} = share${x} * strength${x} * factor${x};
-    let dm${x} = share${x} * (g${x} - row${x}.z);
-    var ds${x} = share${x} * (strength${x} * g${x} - (strength${x}${strong ? ` + ${epsilon}` : ''}) * row${x}.z);`,
-    )}
+    ${weightsCode(plan, tile, g)}
+    ${productCode(plan, tile, g, 'value', 'product')}
+    ${perQuery(tile, (at, block, x) => {
+      const statistics = `row${block.row}_${x}`
+      const factor = dropped
+        ? `select(vec4<f32>(), dropped${g}(stream, head, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}), share${at} > vec4<f32>())`
+        : 'vec4<f32>(1.0)'
+      return `let factor${at} = ${factor};
+    let g${at} = product${block.at}[${x}] * factor${at};
+    let w${at} = share${at} * strength${at} * factor${at};
+    let dm${at} = share${at} * (g${at} - ${statistics}.z);
+    var ds${at} = share${at} * (strength${at} * g${at} - (strength${at}${strong ? ` + ${epsilon}` : ''}) * ${statistics}.z);`
+    })}
     ${
       votes && plan.selection && !isPersistent(plan, g)
         ? `if (head == uniforms.more.y) {
-      ${four(
-        (x) =>
-          `ds${x} += select(vec4<f32>(), voteGradientQuad${g}(stream, i0 + 4 * ty + ${x}, j0 + 4 * tx), counted${g}(s, i0 + 4 * ty + ${x}) & (raw[${x}] > vec4<f32>()));`,
+      ${perQuery(
+        tile,
+        (at, block, x) =>
+          `ds${at} += select(vec4<f32>(), voteGradientQuad${g}(stream, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}), counted${g}(slots${block.column}, ${queryOf(tile, block)} + ${x}) & (raw${block.at}[${x}] > vec4<f32>()));`,
       )}
     }`
         : ''
     }`
 }
 
-const backwardCode = (plan: Plan, names: readonly string[]) => `${tileCode(plan, { names, backward: true })}
+const backwardCode = (
+  plan: Plan,
+  names: readonly string[],
+  tile: Tile,
+) => `${tileCode(plan, { names, backward: true }, tile)}
 ${names.includes('dropout') ? plan.groups.map((_, g) => droppedQuad(g)).join('\n') : ''}`
 
-/** A tile of slots of group g. */
-const slotTile = (g: number) => `
-  tx = i32(localIndex) & 7;
-  ty = i32(localIndex) >> 3u;
-  let tiles = (uniforms.group${g}.y + ${tile - 1}) / ${tile};
-  let workgroup = index / ${tileThreads};
-  let j0 = (workgroup % tiles) * ${tile};
-  let head = (workgroup / tiles) % uniforms.sizes.y;
-  let stream = workgroup / (tiles * uniforms.sizes.y);
-  let within = stream < uniforms.sizes.x;`
-
-/** Adds four values per slot over the queries of all threads; thread (tx, 0) then holds the sums of its slots. */
-const sumOverQueries = (name: string) => `
+/** Adds a quad of slots' values over the queries of all threads; thread (tx, 0) then holds their sums. */
+const sumOverQueries = (tile: Tile, name: string) => `
   workgroupBarrier();
   sumTile[i32(localIndex)] = ${name};
   workgroupBarrier();
   if (ty == 0) {
-    for (var k = 1; k < 8; k++) { ${name} += sumTile[8 * k + tx]; }
+    for (var k = 1; k < ${tile.down}; k++) { ${name} += sumTile[${tile.across} * k + tx]; }
   }`
 
-const sumTile = `var<workgroup> sumTile: array<vec4<f32>, ${tileThreads}>;`
+const sumTile = ({ threads }: Tile) => `var<workgroup> sumTile: array<vec4<f32>, ${threads}>;`
 
 const massCode = (
   plan: Plan,
   names: readonly string[],
+  tile: Tile,
   g: number,
-) => `${tileCode(plan, { names, backward: true })}
-${sumTile}
+) => `${tileCode(plan, { names, backward: true }, tile)}
+${sumTile(tile)}
 fn main(index: i32) {
-  ${slotTile(g)}
-  var mass = vec4<f32>();
-  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile}) {
+  ${slotTile(tile, g)}
+  ${times(tile.columns, (c) => `var mass${c} = vec4<f32>();`)}
+  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${weightsCode(plan, g)}
-    mass += ${[0, 1, 2, 3].map((x) => `share${x} * strength${x}`).join(' + ')};
+    ${weightsCode(plan, tile, g)}
+    ${perQuery(tile, (at, { column }) => `mass${column} += share${at} * strength${at};`)}
   }
-  ${sumOverQueries('mass')}
+  ${times(tile.columns, (c) => sumOverQueries(tile, `mass${c}`))}
   if (ty == 0 && within) {
     for (var y = 0; y < 4; y++) {
-      let j = j0 + 4 * tx + y;
-      if (j < uniforms.group${g}.y) {
-        result[(stream * uniforms.sizes.y + head) * uniforms.sizes.w + uniforms.group${g}.x + j] = mass[y];
-      }
+      ${times(
+        tile.columns,
+        (c) => `let j${c} = j0 + 4 * ${slotQuad(tile, c)} + y;
+      if (j${c} < uniforms.group${g}.y) {
+        result[(stream * uniforms.sizes.y + head) * uniforms.sizes.w + uniforms.group${g}.x + j${c}] = mass${c}[y];
+      }`,
+      )}
     }
   }
 }`
@@ -243,16 +263,17 @@ function votesBackward(
 ): Tensor {
   const { batch, block, slots } = plan
   const { inputs: tensors, names } = declared({ ...inputs })
+  const tile = chooseTile(plan, 'others')
   let perPair: readonly number[] | Tensor = [batch, block, slots]
   for (const [g, { index, slots: count }] of plan.groups.entries()) {
     if (index === undefined) continue
     perPair = run(
-      shaderOf(plan, `penalties${g}`, names, tileThreads, () => penaltiesCode(plan, names, g)),
+      tiledShader(plan, `penalties${g}`, names, tile, () => penaltiesCode(plan, names, tile, g)),
       {
         inputs: tensors,
         into: perPair,
         uniforms: uniformsOf(plan, scale, 1),
-        workgroups: batch * Math.ceil(block / tile) * Math.ceil(count / tile),
+        workgroups: batch * Math.ceil(block / tile.queries) * Math.ceil(count / tile.slots),
       },
     )
   }
@@ -262,7 +283,7 @@ function votesBackward(
       key: 'scan-back',
       inputs: scan.names,
       uniforms: 'sizes: vec4<i32>, ',
-      threads: tileThreads,
+      threads: 64,
       code: () => `
 fn main(index: i32) {
   let block = uniforms.sizes.x;
@@ -287,25 +308,32 @@ fn main(index: i32) {
     {
       inputs: scan.inputs,
       into: [batch, block + 1, slots, 2],
-      workgroups: Math.ceil((batch * slots) / tileThreads),
+      workgroups: Math.ceil((batch * slots) / 64),
       uniforms: [{ type: 'int32', data: [block, slots, batch * slots, 0] }],
     },
   )
 }
 
 /** What all heads' logits together would have gained by one less of F: Σ ds over heads. */
-const penaltiesCode = (plan: Plan, names: readonly string[], g: number) => `${backwardCode(plan, names)}
+const penaltiesCode = (
+  plan: Plan,
+  names: readonly string[],
+  tile: Tile,
+  g: number,
+) => `${backwardCode(plan, names, tile)}
 fn main(index: i32) {
-  ${pairOfTiles(g)}
-  var penalties = mat4x4<f32>();
+  ${pairOfTiles(tile, g)}
+  ${blocksOf(tile)
+    .map(({ at }) => `var penalties${at} = mat4x4<f32>();`)
+    .join(' ')}
   for (var head = 0; head < uniforms.sizes.y; head++) {
     workgroupBarrier();
     loadRows(stream, head, i0);
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${pairGradients(plan, names, g, false)}
-    penalties += mat4x4<f32>(ds0, ds1, ds2, ds3);
+    ${pairGradients(plan, names, tile, g, false)}
+    ${perQuery(tile, (at, block, x) => `penalties${block.at}[${x}] += ds${at};`)}
   }
-  ${writePairs(g, (x) => `penalties[${x}]`)}
+  ${writePairs(tile, g, ({ at }, x) => `penalties${at}[${x}]`)}
 }`
 
 function carriedGradient(voted: Tensor, { batch, block, slots }: Plan): Tensor {
@@ -316,15 +344,19 @@ function carriedGradient(voted: Tensor, { batch, block, slots }: Plan): Tensor {
 function queryGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): Record<string, Tensor> {
   const { batch, heads, size, block, rows, span } = plan
   const { inputs: tensors, names } = declared({ ...inputs })
-  const packed = run(
-    shaderOf(plan, 'queries-back', names, tileThreads, () => queriesCode(plan, names)),
+  const tile = chooseTile(plan, 'queries')
+  const { splits } = tile
+  const shape = [batch, heads, rows.count, block]
+  const parts = run(
+    tiledShader(plan, 'queries-back', names, tile, () => queriesCode(plan, names, tile)),
     {
       inputs: tensors,
-      into: [batch, heads, rows.count, block],
-      uniforms: uniformsOf(plan, request.scale, 1),
-      workgroups: queryTiles(plan),
+      into: [splits * batch, heads, rows.count, block],
+      uniforms: uniformsOf(plan, request.scale, splits),
+      workgroups: queryTiles(plan, tile),
     },
   )
+  const packed = splits === 1 ? parts : sumOf(parts, shape, { count: splits, inner: parts.size / splits })
   if (rows.plain) return { queries: packed }
   const part = (row: number, count = size) => slice(packed, [0, 0, row, 0], [batch, heads, count, block])
   const gradients: Record<string, Tensor> = {}
@@ -349,107 +381,83 @@ function queryGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): 
   return { ...gradients, queries: shares.length === 1 ? shares[0]! : addN(shares) }
 }
 
-const queriesCode = (plan: Plan, names: readonly string[]) => {
+const queriesCode = (plan: Plan, names: readonly string[], tile: Tile) => {
   const { rows, size, span } = plan
   const starts = [...new Set([rows.content, rows.position, rows.persistent])]
-  const sums = Object.fromEntries(starts.map((row) => [row, accumulators(`row${row}sum`, size)]))
-  return `${backwardCode(plan, names)}
-${pairTile}
-${span ? sumTile : ''}
+  const sums = Object.fromEntries(starts.map((row) => [row, sumsOf(`row${row}sum`, size, tile, 'queries')]))
+  return `${backwardCode(plan, names, tile)}
+${span ? sumTile(tile) : ''}
+${slotRange}
 fn main(index: i32) {
-  ${queryTile}
+  ${queryTile(tile)}
   loadRows(stream, head, i0);
-  ${Object.values(sums)
-    .flat()
-    .map((name) => `var ${name} = vec4<f32>();`)
-    .join(' ')}
-  var spans = vec4<f32>();
-  ${plan.groups
-    .map((group, g) => {
-      const row = group.index === undefined ? rows.persistent : rows.content
-      return `
-  for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile}) {
+  ${declareSums(Object.values(sums).flat())}
+  ${times(tile.rows, (r) => `var spans${r} = vec4<f32>();`)}
+  ${overSlots(plan, tile, (g) => {
+    const group = plan.groups[g]!
+    const row = group.index === undefined ? rows.persistent : rows.content
+    const distances = group.even ? accumulateDistances : accumulatePositions
+    return `
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${pairGradients(plan, names, g)}
-    ${storeBySlot((x) => `(ds${x} * uniforms.terms.x)`)}
-    ${accumulate(sums[row]!, (feature, quad) => `keyQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}
-    ${group.positions ? (group.even ? evenPositions(sums[rows.position]!, g) : anyPositions(sums[rows.position]!, g)) : ''}
+    ${pairGradients(plan, names, tile, g)}
+    ${storeBySlot(tile, ({ at }, x) => `(ds${at}_${x} * uniforms.terms.x)`)}
+    ${accumulate(tile, 'queries', sums[row]!, (feature, quad) => `keyQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}
+    ${group.positions ? distances(tile, sums[rows.position]!, g) : ''}
     ${
       span
-        ? four((x) => {
+        ? perQuery(tile, (at, block, x) => {
+            const { row: r, column } = block
             const slope = (y: string) =>
-              `slopeOf(spanRamp(d${x}.${y}, s.flags.${y}, row${x}.w), uniforms.terms.z)${plan.life ? ` * within01(lifeRamp(d${x}.${y}, s.life.${y}))` : ''}`
-            return `let d${x} = distances${g}(s, i0 + 4 * ty + ${x});
-    spans[${x}] += dot(dm${x}, vec4<f32>(${['x', 'y', 'z', 'w'].map(slope).join(', ')}));`
+              `slopeOf(spanRamp(d${at}.${y}, slots${column}.flags.${y}, row${r}_${x}.w), uniforms.terms.z)${plan.life ? ` * within01(lifeRamp(d${at}.${y}, slots${column}.life.${y}))` : ''}`
+            return `let d${at} = distances${g}(slots${column}, ${queryOf(tile, block)} + ${x});
+    spans${r}[${x}] += dot(dm${at}, vec4<f32>(${['x', 'y', 'z', 'w'].map(slope).join(', ')}));`
           })
         : ''
-    }
-  }`
-    })
-    .join('')}
+    }`
+  })}
   ${
     span
-      ? `workgroupBarrier();
-  sumTile[i32(localIndex)] = spans;
+      ? times(
+          tile.rows,
+          (r) => `workgroupBarrier();
+  sumTile[i32(localIndex)] = spans${r};
   workgroupBarrier();
-  for (var k = 1; k < 8; k++) { spans += sumTile[8 * ty + ((tx + k) & 7)]; }`
+  for (var k = 1; k < ${tile.across}; k++) { spans${r} += sumTile[${tile.across} * ty + ((tx + k) % ${tile.across})]; }`,
+        )
       : ''
   }
   if (!within) { return; }
   ${Object.entries(sums)
-    .flatMap(([row, accumulated]) =>
-      accumulated.map((name, k) => `writeRow(stream, head, ${row}, ${featureOf(k)}, i0 + 4 * ty, ${name});`),
+    .flatMap(([row, own]) =>
+      own.map(
+        ({ name, feature, place }) => `writeRow(place, ${row}, ${feature}, i0 + 4 * ${place}, ${name});`,
+      ),
     )
     .join('\n  ')}
-  ${span ? `if (tx == 0) { writeRow(stream, head, ${rows.span}, 0, i0 + 4 * ty, spans); }` : ''}
+  ${span ? `if (tx == 0) { ${times(tile.rows, (r) => `writeRow(place, ${rows.span}, 0, i0 + 4 * ${queryQuad(tile, r)}, spans${r});`)} }` : ''}
 }
-fn writeRow(stream: i32, head: i32, begin: i32, feature: i32, i: i32, values: vec4<f32>) {
+fn writeRow(place: i32, begin: i32, feature: i32, i: i32, values: vec4<f32>) {
   if (feature >= D) { return; }
-  let origin = ((stream * uniforms.sizes.y + head) * ${rows.count} + begin + feature) * uniforms.sizes.z + i;
+  let origin = (place * ${rows.count} + begin + feature) * uniforms.sizes.z + i;
   for (var x = 0; x < 4; x++) {
     if (i + x < uniforms.sizes.z) { result[origin + x] = values[x]; }
   }
 }`
 }
 
-/** Adds pairs × keys of distances, where these come in stretches. */
-const evenPositions = (names: readonly string[], g: number) => `
-    {
-    let distance0 = uniforms.group${g}.w - j0 + i0 + ${tile};
-    ${names
-      .filter((_, k) => k % 2 === 0)
-      .map((_, c) => {
-        const values = ['high.x, low.w, low.z, low.y', 'high.yx, low.wz', 'high.zyx, low.w', 'high.wzyx']
-        return `
-    workgroupBarrier();
-    ${distancesLoad(g, `${c} * chunkSize`, 'distance0')}
-    workgroupBarrier();
-    for (var q = 0; q < ${tile / 4}; q++) {
-      ${four((y) => `let w${y} = pairTile[pairAt(4 * q + ${y}, ty)];`)}
-      ${[0, 1]
-        .map(
-          (half) => `{
-        let low = positionTile[distanceAt(tx + ${8 * half}, q - ty + 7)];
-        let high = positionTile[distanceAt(tx + ${8 * half}, q - ty + 8)];
-        ${four((y) => `${names[2 * c + half]} += w${y} * vec4<f32>(${values[y]});`)}
-      }`,
-        )
-        .join('\n')}
-    }`
-      })
-      .join('')}
-    }`
-
-/** The same where every pair looks its key up. */
-const anyPositions = (names: readonly string[], g: number) => `
-    for (var j = 0; j < ${tile}; j++) {
-      let w = pairTile[pairAt(j, ty)];
+/** Adds pairs × keys of distances where every pair looks its key up. */
+const accumulatePositions = (tile: Tile, sums: readonly Sum[], g: number) => `
+    for (var j = 0; j < ${tile.slots}; j++) {
       let base = i32(slotTile[j].x);
-      let columns = vec4<i32>(${[0, 1, 2, 3].map((x) => `columnOf${g}(base + passed${g}(i0 + 4 * ty + ${x}))`).join(', ')});
-      ${names
+      ${times(
+        tile.rows,
+        (r) => `let w${r} = tileMemory[pairAt(j, ${queryQuad(tile, r)}, ${tile.queries / 4})];
+      let columns${r} = vec4<i32>(${[0, 1, 2, 3].map((x) => `columnOf${g}(base + passed${g}(i0 + 4 * ${queryQuad(tile, r)} + ${x}))`).join(', ')});`,
+      )}
+      ${sums
         .map(
-          (name, k) =>
-            `if (${featureOf(k)} < D) { ${name} += w * positionQuad${g}(head, ${featureOf(k)}, columns); }`,
+          ({ name, feature, quad }) =>
+            `if (${feature} < D) { ${name} += w${quad} * positionQuad${g}(head, ${feature}, columns${quad}); }`,
         )
         .join('\n      ')}
     }`
@@ -460,15 +468,16 @@ function slotGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): R
   const { inputs: tensors, names } = declared({ ...inputs })
   const rows = 2 * size + (life ? 1 : 0)
   const all = slots + persistent
+  const tile = chooseTile(plan, 'slots')
   let packed: readonly number[] | Tensor = [batch, heads, rows, all]
   for (const [g, { slots: count }] of plan.groups.entries())
     packed = run(
-      shaderOf(plan, `slots-back${g}`, names, tileThreads, () => slotsCode(plan, names, g)),
+      tiledShader(plan, `slots-back${g}`, names, tile, () => slotsCode(plan, names, tile, g)),
       {
         inputs: tensors,
         into: packed,
         uniforms: uniformsOf(plan, request.scale, 1),
-        workgroups: batch * heads * Math.ceil(count / tile),
+        workgroups: batch * heads * Math.ceil(count / tile.slots),
       },
     )
   const whole = packed as Tensor
@@ -493,45 +502,51 @@ function slotGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): R
   return gradients
 }
 
-const slotsCode = (plan: Plan, names: readonly string[], g: number) => {
+const slotsCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) => {
   const { size, life, span, rows } = plan
-  const [keys, values] = [accumulators('keySum', size), accumulators('valueSum', size)]
+  const [keys, values] = [sumsOf('keySum', size, tile, 'slots'), sumsOf('valueSum', size, tile, 'slots')]
   const row = plan.groups[g]!.index === undefined ? rows.persistent : rows.content
   const source = (begin: string | number) => (feature: string, quad: string) =>
     `rowQuad(stream, head, ${begin}, ${feature}, i0 + 4 * ${quad})`
-  return `${backwardCode(plan, names)}
-${pairTile}
-${life ? sumTile : ''}
+  const written = (begin: string, sums: readonly Sum[]) =>
+    sums
+      .map(
+        ({ name, feature, place }) =>
+          `writeSlots(stream, head, ${begin}, ${feature}, j0 + 4 * ${place}, ${name});`,
+      )
+      .join('\n  ')
+  return `${backwardCode(plan, names, tile)}
+${life ? sumTile(tile) : ''}
 fn main(index: i32) {
-  ${slotTile(g)}
-  ${[...keys, ...values].map((name) => `var ${name} = vec4<f32>();`).join(' ')}
-  var lives = vec4<f32>();
-  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile}) {
+  ${slotTile(tile, g)}
+  ${declareSums([...keys, ...values])}
+  ${times(tile.columns, (c) => `var lives${c} = vec4<f32>();`)}
+  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${pairGradients(plan, names, g)}
-    ${storeByQuery((x) => `w${x}`)}
-    ${accumulate(values, source('gradientRow'))}
-    workgroupBarrier();
-    ${storeByQuery((x) => `ds${x} * uniforms.terms.x`)}
-    ${accumulate(keys, source(row))}
+    ${pairGradients(plan, names, tile, g)}
+    ${storeByQuery(tile, ({ at }, x) => `w${at}_${x}`)}
+    ${accumulate(tile, 'slots', values, source('gradientRow'))}
+    ${storeByQuery(tile, ({ at }, x) => `ds${at}_${x} * uniforms.terms.x`)}
+    ${accumulate(tile, 'slots', keys, source(row))}
     ${
       life
-        ? four((x) => {
+        ? perQuery(tile, (at, block, x) => {
+            const { row: r, column } = block
             const slope = (y: string) =>
-              `slopeOf(lifeRamp(d${x}.${y}, s.life.${y}), uniforms.terms.y)${span ? ` * within01(spanRamp(d${x}.${y}, s.flags.${y}, row${x}.w))` : ''}`
-            return `let d${x} = distances${g}(s, i0 + 4 * ty + ${x});
-    lives += dm${x} * vec4<f32>(${['x', 'y', 'z', 'w'].map(slope).join(', ')});`
+              `slopeOf(lifeRamp(d${at}.${y}, slots${column}.life.${y}), uniforms.terms.y)${span ? ` * within01(spanRamp(d${at}.${y}, slots${column}.flags.${y}, row${r}_${x}.w))` : ''}`
+            return `let d${at} = distances${g}(slots${column}, ${queryOf(tile, block)} + ${x});
+    lives${column} += dm${at} * vec4<f32>(${['x', 'y', 'z', 'w'].map(slope).join(', ')});`
           })
         : ''
     }
   }
-  ${life ? sumOverQueries('lives') : ''}
+  ${life ? times(tile.columns, (c) => sumOverQueries(tile, `lives${c}`)) : ''}
   if (!within) { return; }
-  ${keys.map((name, k) => `writeSlots(stream, head, 0, ${featureOf(k)}, j0 + 4 * ty, ${name});`).join('\n  ')}
-  ${values.map((name, k) => `writeSlots(stream, head, D, ${featureOf(k)}, j0 + 4 * ty, ${name});`).join('\n  ')}
-  ${life ? 'if (ty == 0) { writeSlots(stream, head, 2 * D, 0, j0 + 4 * tx, lives); }' : ''}
+  ${written('0', keys)}
+  ${written('D', values)}
+  ${life ? `if (ty == 0) { ${times(tile.columns, (c) => `writeSlots(stream, head, 2 * D, 0, j0 + 4 * ${slotQuad(tile, c)}, lives${c});`)} }` : ''}
 }
 fn writeSlots(stream: i32, head: i32, begin: i32, feature: i32, j: i32, values: vec4<f32>) {
   if (feature >= D) { return; }
@@ -547,6 +562,7 @@ fn writeSlots(stream: i32, head: i32, begin: i32, feature: i32, j: i32, values: 
 function positionGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): Record<string, Tensor> {
   const { batch, heads, size } = plan
   const { inputs: tensors, names } = declared({ ...inputs })
+  const tile = chooseTile(plan, 'positions')
   const gradients: Record<string, Tensor> = {}
   // A group without slots may have keys of distances all the same.
   for (const [index, { slots, positions }] of request.groups.entries())
@@ -556,14 +572,14 @@ function positionGradients(request: AttentionRequest, inputs: Inputs, plan: Plan
     const { low, high, heads: own } = group.positions
     const columns = high - low + 1
     const perHead = run(
-      shaderOf(plan, `positions-back${g}/${group.positions.featureMajor}`, names, tileThreads, () =>
-        positionsCode(plan, names, g, group.positions),
+      tiledShader(plan, `positions-back${g}/${group.positions.featureMajor}`, names, tile, () =>
+        positionsCode(plan, names, tile, g, group.positions),
       ),
       {
         inputs: tensors,
         into: [batch, heads, columns * size],
         uniforms: uniformsOf(plan, request.scale, 1),
-        workgroups: batch * heads * Math.ceil(columns / tile),
+        workgroups: batch * heads * Math.ceil(columns / tile.slots),
       },
     )
     const { rows } = request.groups[group.index!]!.positions!
@@ -576,70 +592,76 @@ function positionGradients(request: AttentionRequest, inputs: Inputs, plan: Plan
   return gradients
 }
 
-const positionsCode = (plan: Plan, names: readonly string[], g: number, positions: PositionsPlan) => {
-  const sums = accumulators('sum', plan.size)
+const positionsCode = (
+  plan: Plan,
+  names: readonly string[],
+  tile: Tile,
+  g: number,
+  positions: PositionsPlan,
+) => {
+  const sums = sumsOf('sum', plan.size, tile, 'slots')
   const [feature, column] = ownSteps(positions, plan.size)
   // The number of columns is no part of the code.
   const place = positions.featureMajor
     ? 'feature * columns + column'
     : `feature * ${feature} + column * ${column}`
   const { even } = plan.groups[g]!
-  return `${backwardCode(plan, names)}
+  return `${backwardCode(plan, names, tile)}
 /** Gradients of the logits of queries × slots. */
-var<workgroup> logitTile: array<f32, ${tile * tile}>;
-fn storeLogits(row: i32, values: vec4<f32>) {
-  let place = row * ${tile} + 4 * tx;
+var<workgroup> logitTile: array<f32, ${tile.queries * tile.slots}>;
+fn storeLogits(row: i32, quad: i32, values: vec4<f32>) {
+  let place = row * ${tile.slots} + 4 * quad;
   logitTile[place] = values.x; logitTile[place + 1] = values.y; logitTile[place + 2] = values.z; logitTile[place + 3] = values.w;
 }
 ${
   even
     ? `/** Those of one query for four distances: each is one slot's. */
-fn byDistance(row: i32, nearest: i32) -> vec4<f32> {
-  var quad = vec4<f32>();
+fn byDistance(row: i32, quad: i32, nearest: i32) -> vec4<f32> {
+  var values = vec4<f32>();
   for (var k = 0; k < 4; k++) {
-    let column = nearest + row + 4 * ty + k;
-    if ((column >= 0) & (column < ${tile})) { quad[k] = logitTile[row * ${tile} + column]; }
+    let column = nearest + row + 4 * quad + k;
+    if ((column >= 0) & (column < ${tile.slots})) { values[k] = logitTile[row * ${tile.slots} + column]; }
   }
-  return quad * uniforms.terms.x;
+  return values * uniforms.terms.x;
 }`
     : `/** Adds up each query's slots of one distance, in place. */
 fn spread${g}(i0: i32, c0: i32) {
   let row = i32(localIndex);
   workgroupBarrier();
-  if (row < ${tile}) {
-    var sums: array<f32, ${tile}>;
-    for (var j = 0; j < ${tile}; j++) {
+  if (row < ${tile.queries}) {
+    var sums: array<f32, ${tile.slots}>;
+    for (var j = 0; j < ${tile.slots}; j++) {
       let column = columnOf${g}(i32(slotTile[j].x) + passed${g}(i0 + row)) - c0;
-      if ((column >= 0) & (column < ${tile})) { sums[column] += logitTile[row * ${tile} + j]; }
+      if ((column >= 0) & (column < ${tile.slots})) { sums[column] += logitTile[row * ${tile.slots} + j]; }
     }
-    for (var column = 0; column < ${tile}; column++) { logitTile[row * ${tile} + column] = sums[column]; }
+    for (var column = 0; column < ${tile.slots}; column++) { logitTile[row * ${tile.slots} + column] = sums[column]; }
   }
 }
-fn byDistance(row: i32, nearest: i32) -> vec4<f32> {
-  let place = row * ${tile} + 4 * ty;
+fn byDistance(row: i32, quad: i32, nearest: i32) -> vec4<f32> {
+  let place = row * ${tile.slots} + 4 * quad;
   return vec4<f32>(logitTile[place], logitTile[place + 1], logitTile[place + 2], logitTile[place + 3]) * uniforms.terms.x;
 }`
 }
 fn main(index: i32) {
-  tx = i32(localIndex) & 7;
-  ty = i32(localIndex) >> 3u;
+  tx = i32(localIndex) % ${tile.across};
+  ty = i32(localIndex) / ${tile.across};
   let high = uniforms.positions${g}.y;
   let columns = high - uniforms.positions${g}.x + 1;
-  let tiles = (columns + ${tile - 1}) / ${tile};
-  let workgroup = index / ${tileThreads};
-  let c0 = (workgroup % tiles) * ${tile};
+  let tiles = (columns + ${tile.slots - 1}) / ${tile.slots};
+  let workgroup = index / ${tile.threads};
+  let c0 = (workgroup % tiles) * ${tile.slots};
   let head = (workgroup / tiles) % uniforms.sizes.y;
   let stream = workgroup / (tiles * uniforms.sizes.y);
-  let least = f32(high - c0 - ${tile - 1});
+  let least = f32(high - c0 - ${tile.slots - 1});
   let most = select(f32(high - c0), far, (c0 == 0) & (uniforms.positions${g}.w == 1));
-  ${sums.map((name) => `var ${name} = vec4<f32>();`).join(' ')}
-  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile}) {
+  ${declareSums(sums)}
+  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
-    for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile}) {
+    for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile.slots}) {
       if (!loadSlots${g}(stream, i0, j0, least, most)) { continue; }
-      ${pairGradients(plan, names, g)}
-      ${four((x) => `storeLogits(4 * ty + ${x}, ds${x});`)}
+      ${pairGradients(plan, names, tile, g)}
+      ${perQuery(tile, (at, { row, column: c }, x) => `storeLogits(4 * ${queryQuad(tile, row)} + ${x}, ${slotQuad(tile, c)}, ds${at});`)}
       ${
         even
           ? `let nearest = uniforms.group${g}.w + i0 - j0 - high + c0;`
@@ -647,14 +669,16 @@ fn main(index: i32) {
       let nearest = 0;`
       }
       ${accumulate(
+        tile,
+        'slots',
         sums,
         (f, quad) => `rowQuad(stream, head, ${plan.rows.position}, ${f}, i0 + 4 * ${quad})`,
-        (row) => `byDistance(${row}, nearest)`,
+        (row, k) => `byDistance(${row}, ty * ${slotQuads(tile)} + ${k}, nearest)`,
       )}
     }
   }
   if (stream >= uniforms.sizes.x) { return; }
-  ${sums.map((name, k) => `writeColumns(stream, head, columns, ${featureOf(k)}, c0 + 4 * ty, ${name});`).join('\n  ')}
+  ${sums.map(({ name, feature: f, place: quad }) => `writeColumns(stream, head, columns, ${f}, c0 + 4 * ${quad}, ${name});`).join('\n  ')}
 }
 fn writeColumns(stream: i32, head: i32, columns: i32, feature: i32, begin: i32, values: vec4<f32>) {
   if (feature >= D) { return; }

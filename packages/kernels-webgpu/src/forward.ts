@@ -8,19 +8,25 @@ import { far, kindOf, type Plan, perStream, placedGroups, uniformDeclaration, un
 import { run, runPerElement, type Shader, type Uniform } from './program'
 import {
   accumulate,
-  accumulators,
+  type Block,
+  blocksOf,
+  declareSums,
   epsilon,
-  featureOf,
   four,
   pairCode,
-  pairTile,
   part,
   partialRows,
+  productCode,
+  queryOf,
+  queryQuad,
+  slotOf,
+  slotQuad,
   storeBySlot,
-  tile,
+  sumsOf,
   tileCode,
-  tileThreads,
+  times,
 } from './tiles'
+import { chooseTile, type Tile } from './tiling'
 
 /** The tensors of a request in the forms that shaders bind. */
 export interface Inputs {
@@ -41,12 +47,28 @@ export interface Inputs {
   readonly dropout?: Tensor
 }
 
-export const splitsOf = ({ block, slots, persistent }: Plan): number =>
-  block === 1 ? Math.ceil((slots + persistent) / part) : 1
+/** Parts in which the slots are attended to. */
+export const splitsOf = (plan: Plan): number =>
+  plan.block === 1 ? Math.ceil((plan.slots + plan.persistent) / part) : chooseTile(plan, 'forward').splits
 
 export const declared = (tensors: Readonly<Record<string, Tensor | undefined>>) => {
   const there = Object.entries(tensors).filter((entry): entry is [string, Tensor] => entry[1] !== undefined)
   return { inputs: there.map(([, tensor]) => tensor), names: there.map(([name]) => name) }
+}
+
+/** Threads of programs that are not divided into tiles. */
+const threads = 64
+
+/** A shader of a plan over tiles; what is read as quads is bound as such. */
+export function tiledShader(
+  plan: Plan,
+  name: string,
+  names: readonly string[],
+  tile: Tile,
+  code: () => string,
+): Shader {
+  const vectors = plan.aligned ? names.filter((input) => ['queries', 'keys', 'values'].includes(input)) : []
+  return { ...shaderOf(plan, `${name}/${tile.key}`, names, tile.threads, code), vectors }
 }
 
 /** A shader of a plan over given tensors. */
@@ -97,7 +119,7 @@ function packSlots(request: AttentionRequest, plan: Plan): Tensor {
         key: `slots/${names.join()}`,
         inputs: names,
         uniforms: 'range: vec4<i32>, strides: vec4<i32>, reach: vec4<f32>, ',
-        threads: tileThreads,
+        threads,
         code: () => `
 fn main(index: i32) {
   let count = uniforms.range.y;
@@ -127,7 +149,7 @@ fn main(index: i32) {
       {
         inputs,
         into: packed,
-        workgroups: Math.ceil((batch * count) / tileThreads),
+        workgroups: Math.ceil((batch * count) / threads),
         uniforms: [
           { type: 'int32', data: [start, count, slots, batch] },
           { type: 'int32', data: [...strides, 0] },
@@ -273,37 +295,76 @@ fn main(index: i32) {
   )
 }
 
-/** A tile's place: which queries of which head and stream. */
-export const queryTile = `
-  tx = i32(localIndex) & 7;
-  ty = i32(localIndex) >> 3u;
-  let tiles = (uniforms.sizes.z + ${tile - 1}) / ${tile};
-  let workgroup = index / ${tileThreads};
-  let i0 = (workgroup % tiles) * ${tile};
+/** A thread's place in its tile. */
+const threadCode = ({ across }: Tile) => `
+  tx = i32(localIndex) % ${across};
+  ty = i32(localIndex) / ${across};`
+
+/** A tile's place: which queries of which head and stream, and which part of their slots. */
+export const queryTile = (tile: Tile) => `${threadCode(tile)}
+  let tiles = (uniforms.sizes.z + ${tile.queries - 1}) / ${tile.queries};
+  let workgroup = index / ${tile.threads};
+  let i0 = (workgroup % tiles) * ${tile.queries};
+  let head = (workgroup / tiles) % uniforms.sizes.y;
+  let stream = (workgroup / (tiles * uniforms.sizes.y)) % uniforms.sizes.x;
+  let split = workgroup / (tiles * uniforms.sizes.y * uniforms.sizes.x);
+  let within = split < uniforms.more.z;
+  let place = (split * uniforms.sizes.x + stream) * uniforms.sizes.y + head;`
+
+/** Workgroups over the tiles of queries. */
+export const queryTiles = ({ batch, heads, block }: Plan, { queries, splits }: Tile) =>
+  batch * heads * Math.ceil(block / queries) * splits
+
+/** Loops over the tiles of slots of all groups that are in the part: \`body\` is code for group g. */
+export const overSlots = ({ groups }: Plan, { slots }: Tile, body: (g: number) => string) => {
+  const tiles = (g: number) => `(uniforms.group${g}.y + ${slots - 1}) / ${slots}`
+  return `
+  if (localIndex == 0u) {
+    let tilesOfSlots = ${groups.map((_, g) => tiles(g)).join(' + ')};
+    let tilesOfPart = (tilesOfSlots + uniforms.more.z - 1) / uniforms.more.z;
+    partOfSlots = vec2<i32>(split, split + 1) * tilesOfPart * ${slots};
+  }
+  var own = workgroupUniformLoad(&partOfSlots);
+  ${groups
+    .map(
+      (_, g) => `
+  for (var j0 = max(own.x, 0); j0 < min(own.y, uniforms.group${g}.y); j0 += ${slots}) {${body(g)}
+  }
+  own -= ${tiles(g)} * ${slots};`,
+    )
+    .join('')}`
+}
+
+/** What the code of overSlots needs. */
+export const slotRange = 'var<workgroup> partOfSlots: vec2<i32>;'
+
+/** A tile's place: which slots of group g, of which head and stream. */
+export const slotTile = (tile: Tile, g: number) => `${threadCode(tile)}
+  let tiles = (uniforms.group${g}.y + ${tile.slots - 1}) / ${tile.slots};
+  let workgroup = index / ${tile.threads};
+  let j0 = (workgroup % tiles) * ${tile.slots};
   let head = (workgroup / tiles) % uniforms.sizes.y;
   let stream = workgroup / (tiles * uniforms.sizes.y);
   let within = stream < uniforms.sizes.x;`
-
-/** Workgroups over the tiles of queries. */
-export const queryTiles = ({ batch, heads, block }: Plan) => batch * heads * Math.ceil(block / tile)
 
 /** What earlier queries voted away: F [batch, block + 1, slots], `during` and `after` in one. */
 export function countVotes(inputs: Inputs, plan: Plan, scale: number): Tensor {
   const { batch, block, slots, selection } = plan
   const { queries, keys, slots: known, positions } = inputs
   const tensors = declared({ queries, keys, slots: known, positions })
+  const tile = chooseTile(plan, 'others')
   let votes: readonly number[] | Tensor = [batch, block, slots]
   for (const [g, { index, slots: count }] of plan.groups.entries()) {
     if (index === undefined) continue
     // Persistent slots are not bound, since nobody votes on them.
     const own = { ...plan, groups: plan.groups.filter((group) => group.index !== undefined) }
     votes = run(
-      shaderOf(own, `votes${g}`, tensors.names, tileThreads, () => votesCode(own, tensors.names, g)),
+      tiledShader(own, `votes${g}`, tensors.names, tile, () => votesCode(own, tensors.names, tile, g)),
       {
         inputs: tensors.inputs,
         into: votes,
         uniforms: uniformsOf(own, scale, 1),
-        workgroups: batch * Math.ceil(block / tile) * Math.ceil(count / tile),
+        workgroups: batch * Math.ceil(block / tile.queries) * Math.ceil(count / tile.slots),
       },
     )
   }
@@ -311,45 +372,64 @@ export function countVotes(inputs: Inputs, plan: Plan, scale: number): Tensor {
 }
 
 /** A tile of pairs: which queries, which slots of group g, and which stream. */
-export const pairOfTiles = (g: number) => `
-  tx = i32(localIndex) & 7;
-  ty = i32(localIndex) >> 3u;
-  let rowsOfTiles = (uniforms.sizes.z + ${tile - 1}) / ${tile};
-  let columnsOfTiles = (uniforms.group${g}.y + ${tile - 1}) / ${tile};
-  let workgroup = index / ${tileThreads};
-  let j0 = (workgroup % columnsOfTiles) * ${tile};
-  let i0 = ((workgroup / columnsOfTiles) % rowsOfTiles) * ${tile};
+export const pairOfTiles = (tile: Tile, g: number) => `${threadCode(tile)}
+  let rowsOfTiles = (uniforms.sizes.z + ${tile.queries - 1}) / ${tile.queries};
+  let columnsOfTiles = (uniforms.group${g}.y + ${tile.slots - 1}) / ${tile.slots};
+  let workgroup = index / ${tile.threads};
+  let j0 = (workgroup % columnsOfTiles) * ${tile.slots};
+  let i0 = ((workgroup / columnsOfTiles) % rowsOfTiles) * ${tile.queries};
   let stream = workgroup / (columnsOfTiles * rowsOfTiles);
   let within = stream < uniforms.sizes.x;`
 
 /** Writes four queries' values for four slots of group g into [batch, block, slots]. */
-export const writePairs = (g: number, value: (x: number) => string) => `
+export const writePairs = (tile: Tile, g: number, value: (block: Block, x: number) => string) =>
+  blocksOf(tile)
+    .map(
+      (block) => `
   for (var y = 0; y < 4; y++) {
-    let j = j0 + 4 * tx + y;
+    let i = ${queryOf(tile, block)};
+    let j = ${slotOf(tile, block)} + y;
     if (within && j < uniforms.group${g}.y) {
       ${four(
-        (x) => `if (i0 + 4 * ty + ${x} < uniforms.sizes.z) {
-        result[(stream * uniforms.sizes.z + i0 + 4 * ty + ${x}) * uniforms.sizes.w + uniforms.group${g}.x + j] = ${value(x)}[y];
+        (x) => `if (i + ${x} < uniforms.sizes.z) {
+        result[(stream * uniforms.sizes.z + i + ${x}) * uniforms.sizes.w + uniforms.group${g}.x + j] = ${value(block, x)}[y];
       }`,
       )}
     }
-  }`
+  }`,
+    )
+    .join('')
+
+/** What is known of the slots of each of a thread's quads. */
+export const slotsCode = (tile: Tile) =>
+  times(tile.columns, (c) => `let slots${c} = slotsOf(${slotQuad(tile, c)});`)
 
 const votesCode = (
   plan: Plan,
   names: readonly string[],
+  tile: Tile,
   g: number,
-) => `${tileCode(plan, { names, backward: false })}
+) => `${tileCode(plan, { names, backward: false }, tile)}
 fn main(index: i32) {
-  ${pairOfTiles(g)}
-  var votes = mat4x4<f32>();
+  ${pairOfTiles(tile, g)}
+  ${blocksOf(tile)
+    .map(({ at }) => `var votes${at} = mat4x4<f32>();`)
+    .join(' ')}
   loadRows(stream, uniforms.more.y, i0);
   if (loadSlots${g}(stream, i0, j0, none, far)) {
-    let s = slotsOfThread();
-    let logits = keyProduct${g}(stream, uniforms.more.y, i0, j0) * uniforms.terms.x;
-    ${four((x) => `votes[${x}] = select(vec4<f32>(), max(logits[${x}], vec4<f32>()), counted${g}(s, i0 + 4 * ty + ${x}));`)}
+    let head = uniforms.more.y;
+    ${slotsCode(tile)}
+    ${productCode(plan, tile, g, 'key', 'raw')}
+    ${blocksOf(tile)
+      .map((block) =>
+        four(
+          (x) =>
+            `votes${block.at}[${x}] = select(vec4<f32>(), max(raw${block.at}[${x}] * uniforms.terms.x, vec4<f32>()), counted${g}(slots${block.column}, ${queryOf(tile, block)} + ${x}));`,
+        ),
+      )
+      .join('\n')}
   }
-  ${writePairs(g, (x) => `votes[${x}]`)}
+  ${writePairs(tile, g, ({ at }, x) => `votes${at}[${x}]`)}
 }`
 
 function scanVotes(votes: Tensor, carried: Tensor, { batch, block, slots }: Plan): Tensor {
@@ -358,7 +438,7 @@ function scanVotes(votes: Tensor, carried: Tensor, { batch, block, slots }: Plan
       key: 'scan',
       inputs: ['votes', 'carried'],
       uniforms: 'sizes: vec4<i32>, ',
-      threads: tileThreads,
+      threads,
       code: () => `
 fn main(index: i32) {
   let block = uniforms.sizes.x;
@@ -377,29 +457,30 @@ fn main(index: i32) {
     {
       inputs: [votes, carried],
       into: [batch, block + 1, slots],
-      workgroups: Math.ceil((batch * slots) / tileThreads),
+      workgroups: Math.ceil((batch * slots) / threads),
       uniforms: [{ type: 'int32', data: [block, slots, batch * slots, 0] }],
     },
   )
 }
 
 /**
- * Attention as parts that are yet to be added and divided by their total [batch, heads, headSize + 3, block · splits].
+ * Attention as parts that are yet to be added and divided by their total [splits · batch, heads, headSize + 3, block].
  */
 export function attendInParts(inputs: Inputs, plan: Plan, scale: number): Tensor {
   const { batch, heads, size, block } = plan
   const splits = splitsOf(plan)
   const { inputs: tensors, names } = declared({ ...inputs })
   const single = block === 1
+  const tile = chooseTile(plan, 'forward')
   return run(
-    shaderOf(plan, single ? 'single' : 'forward', names, tileThreads, () =>
-      single ? singleCode(plan, names) : forwardCode(plan, names),
-    ),
+    single
+      ? shaderOf(plan, 'single', names, threads, () => singleCode(plan, names))
+      : tiledShader(plan, 'forward', names, tile, () => forwardCode(plan, names, tile)),
     {
       inputs: tensors,
-      into: [batch, heads, size + partialRows, block * splits],
+      into: [splits * batch, heads, size + partialRows, block],
       uniforms: uniformsOf(plan, scale, splits),
-      workgroups: single ? batch * heads * splits : queryTiles(plan),
+      workgroups: single ? batch * heads * splits : queryTiles(plan, tile),
     },
   )
 }
@@ -414,86 +495,134 @@ fn dropped${g}(stream: i32, head: i32, i: i32, j: i32) -> vec4<f32> {
 /** Which groups dropout and selection count for: all but the persistent slots. */
 export const isPersistent = (plan: Plan, g: number) => plan.groups[g]!.index === undefined
 
-/** The logits of a tile, less what was voted away; not scaled: votes count the raw ones. */
-export const logitsCode = (plan: Plan, g: number) => `
-    let raw = keyProduct${g}(stream, head, i0, j0) * uniforms.terms.x;
-    var logits = raw;
-    ${plan.selection && !isPersistent(plan, g) ? four((x) => `logits[${x}] -= votedQuad${g}(stream, i0 + 4 * ty + ${x}, j0 + 4 * tx);`) : ''}`
+/** The logits of a tile's pairs, and these less what was voted away: `raw` and `logits` + a block's `at`. */
+export const logitsCode = (plan: Plan, tile: Tile, g: number) => `
+    ${slotsCode(tile)}
+    ${productCode(plan, tile, g, 'key', 'raw')}
+    ${blocksOf(tile)
+      .map((block) => {
+        const { at } = block
+        const votes =
+          plan.selection && !isPersistent(plan, g)
+            ? four(
+                (x) =>
+                  `logits${at}[${x}] -= votedQuad${g}(stream, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)});`,
+              )
+            : ''
+        return `raw${at} *= uniforms.terms.x;\nvar logits${at} = raw${at};\n${votes}`
+      })
+      .join('\n')}`
 
-const forwardCode = (plan: Plan, names: readonly string[]) => {
-  const sums = accumulators('out', plan.size)
+const forwardCode = (plan: Plan, names: readonly string[], tile: Tile) => {
+  const sums = sumsOf('out', plan.size, tile, 'queries')
   const dropout = names.includes('dropout')
-  return `${tileCode(plan, { names, backward: false })}
-${pairTile}
-var<workgroup> sumTile: array<vec4<f32>, ${tileThreads}>;
-var<workgroup> otherSumTile: array<vec4<f32>, ${tileThreads}>;
+  const { rows, columns, across } = tile
+  const inRow = (r: number) => blocksOf(tile).filter(({ row }) => row === r)
+  const sumsAt = (r: number, k: string) => `sumTile[(${queryQuad(tile, r)}) * ${across} + ${k}]`
+  const overRow = (r: number, fn: string, value: string) =>
+    `vec4<f32>(${[0, 1, 2, 3]
+      .map((x) => inRow(r).map(({ at }) => `${fn}(${value}${at}_${x})`))
+      .map((parts) => (fn === 'largest' && columns > 1 ? `max(${parts.join(', ')})` : parts.join(' + ')))
+      .join(', ')})`
+  return `${tileCode(plan, { names, backward: false }, tile)}
+var<workgroup> sumTile: array<vec4<f32>, ${tile.threads * rows}>;
+var<workgroup> otherSumTile: array<vec4<f32>, ${tile.threads * rows}>;
+${slotRange}
 ${dropout ? plan.groups.map((_, g) => droppedQuad(g)).join('\n') : ''}
 fn main(index: i32) {
-  ${queryTile}
+  ${queryTile(tile)}
   loadRows(stream, head, i0);
-  var top = vec4<f32>(none);
-  var total = vec4<f32>();
-  var plainTotal = vec4<f32>();
-  ${sums.map((name) => `var ${name} = vec4<f32>();`).join(' ')}
-  ${plan.groups
-    .map(
-      (_, g) => `
-  for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile}) {
+  ${times(
+    rows,
+    (r) => `var top${r} = vec4<f32>(none);
+  var total${r} = vec4<f32>();
+  var plainTotal${r} = vec4<f32>();`,
+  )}
+  ${declareSums(sums)}
+  ${overSlots(
+    plan,
+    tile,
+    (g) => `
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    let s = slotsOfThread();
-    ${logitsCode(plan, g)}
-    ${four(
-      (x) => `let strength${x} = strengths${g}(s, i0 + 4 * ty + ${x}, rowTile[4 * ty + ${x}].w);
-    let shown${x} = select(vec4<f32>(none), logits[${x}], strength${x} > vec4<f32>());`,
-    )}
-    sumTile[i32(localIndex)] = vec4<f32>(${[0, 1, 2, 3].map((x) => `largest(shown${x})`).join(', ')});
+    ${logitsCode(plan, tile, g)}
+    ${blocksOf(tile)
+      .map((block) => {
+        const { at, row, column } = block
+        return four(
+          (
+            x,
+          ) => `let strength${at}_${x} = strengths${g}(slots${column}, ${queryOf(tile, block)} + ${x}, rowTile[4 * ${queryQuad(tile, row)} + ${x}].w);
+    let shown${at}_${x} = select(vec4<f32>(none), logits${at}[${x}], strength${at}_${x} > vec4<f32>());`,
+        )
+      })
+      .join('\n')}
+    ${times(rows, (r) => `${sumsAt(r, 'tx')} = ${overRow(r, 'largest', 'shown')};`)}
     workgroupBarrier();
-    var newTop = top;
-    for (var k = 0; k < 8; k++) { newTop = max(newTop, sumTile[8 * ty + k]); }
-    let shrink = exp(top - newTop);
-    top = newTop;
-    ${four(
-      (
-        x,
-        letter,
-      ) => `let e${x} = select(vec4<f32>(), exp(shown${x} - top.${letter}), strength${x} > vec4<f32>());
-    let w${x} = e${x} * strength${x};`,
+    ${times(
+      rows,
+      (r) => `var newTop${r} = top${r};
+    for (var k = 0; k < ${across}; k++) { newTop${r} = max(newTop${r}, ${sumsAt(r, 'k')}); }
+    let shrink${r} = exp(top${r} - newTop${r});
+    top${r} = newTop${r};`,
     )}
-    plainTotal = plainTotal * shrink + vec4<f32>(${[0, 1, 2, 3].map((x) => `added(e${x})`).join(', ')});
-    total = total * shrink + vec4<f32>(${[0, 1, 2, 3].map((x) => `added(w${x})`).join(', ')});
-    ${sums.map((name) => `${name} *= shrink;`).join(' ')}
-    ${four((x) =>
-      dropout && !isPersistent(plan, g)
-        ? `let kept${x} = w${x} * select(vec4<f32>(), dropped${g}(stream, head, i0 + 4 * ty + ${x}, j0 + 4 * tx), w${x} > vec4<f32>());`
-        : `let kept${x} = w${x};`,
+    ${blocksOf(tile)
+      .map(({ at, row }) =>
+        four(
+          (
+            x,
+            letter,
+          ) => `let e${at}_${x} = select(vec4<f32>(), exp(shown${at}_${x} - top${row}.${letter}), strength${at}_${x} > vec4<f32>());
+    let w${at}_${x} = e${at}_${x} * strength${at}_${x};`,
+        ),
+      )
+      .join('\n')}
+    ${times(
+      rows,
+      (r) => `plainTotal${r} = plainTotal${r} * shrink${r} + ${overRow(r, 'added', 'e')};
+    total${r} = total${r} * shrink${r} + ${overRow(r, 'added', 'w')};`,
     )}
-    ${storeBySlot((x) => `kept${x}`)}
-    ${accumulate(sums, (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}
-  }`,
-    )
-    .join('')}
+    ${sums.map(({ name, quad }) => `${name} *= shrink${quad};`).join(' ')}
+    ${blocksOf(tile)
+      .map((block) =>
+        four((x) => {
+          const at = `${block.at}_${x}`
+          return dropout && !isPersistent(plan, g)
+            ? `let kept${at} = w${at} * select(vec4<f32>(), dropped${g}(stream, head, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}), w${at} > vec4<f32>());`
+            : `let kept${at} = w${at};`
+        }),
+      )
+      .join('\n')}
+    ${storeBySlot(tile, ({ at }, x) => `kept${at}_${x}`)}
+    ${accumulate(tile, 'queries', sums, (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}`,
+  )}
   workgroupBarrier();
-  sumTile[i32(localIndex)] = total;
-  otherSumTile[i32(localIndex)] = plainTotal;
+  ${times(
+    rows,
+    (r) => `${sumsAt(r, 'tx')} = total${r};
+  otherS${sumsAt(r, 'tx').slice(1)} = plainTotal${r};`,
+  )}
   workgroupBarrier();
   if (!within) { return; }
-  ${sums.map((name, k) => `writePart(stream, head, ${featureOf(k)}, i0 + 4 * ty, ${name});`).join('\n  ')}
+  ${sums.map(({ name, feature, place }) => `writePart(place, ${feature}, i0 + 4 * ${place}, ${name});`).join('\n  ')}
   if (tx == 0) {
-    total = vec4<f32>();
-    plainTotal = vec4<f32>();
-    for (var k = 0; k < 8; k++) { total += sumTile[8 * ty + k]; plainTotal += otherSumTile[8 * ty + k]; }
-    writeRow(stream, head, D, i0 + 4 * ty, top);
-    writeRow(stream, head, D + 1, i0 + 4 * ty, total);
-    writeRow(stream, head, D + 2, i0 + 4 * ty, plainTotal);
+    ${times(
+      rows,
+      (r) => `total${r} = vec4<f32>();
+    plainTotal${r} = vec4<f32>();
+    for (var k = 0; k < ${across}; k++) { total${r} += ${sumsAt(r, 'k')}; plainTotal${r} += otherS${sumsAt(r, 'k').slice(1)}; }
+    writeRow(place, D, i0 + 4 * ${queryQuad(tile, r)}, top${r});
+    writeRow(place, D + 1, i0 + 4 * ${queryQuad(tile, r)}, total${r});
+    writeRow(place, D + 2, i0 + 4 * ${queryQuad(tile, r)}, plainTotal${r});`,
+    )}
   }
 }
 fn largest(x: vec4<f32>) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
 fn added(x: vec4<f32>) -> f32 { return x.x + x.y + x.z + x.w; }
-fn writePart(stream: i32, head: i32, feature: i32, i: i32, values: vec4<f32>) {
-  if (feature < D) { writeRow(stream, head, feature, i, values); }
+fn writePart(place: i32, feature: i32, i: i32, values: vec4<f32>) {
+  if (feature < D) { writeRow(place, feature, i, values); }
 }
-fn writeRow(stream: i32, head: i32, row: i32, i: i32, values: vec4<f32>) {
-  let origin = ((stream * uniforms.sizes.y + head) * (D + ${partialRows}) + row) * uniforms.sizes.z + i;
+fn writeRow(place: i32, row: i32, i: i32, values: vec4<f32>) {
+  let origin = (place * (D + ${partialRows}) + row) * uniforms.sizes.z + i;
   for (var x = 0; x < 4; x++) {
     if (i + x < uniforms.sizes.z) { result[origin + x] = values[x]; }
   }
@@ -506,8 +635,8 @@ const singleCode = (plan: Plan, names: readonly string[]) => {
   return `${pairCode(plan, { names, backward: false })}
 var<workgroup> query: array<f32, ${plan.rows.count}>;
 var<workgroup> weights: array<f32, ${part}>;
-var<workgroup> sums: array<f32, ${tileThreads}>;
-var<workgroup> otherSums: array<f32, ${tileThreads}>;
+var<workgroup> sums: array<f32, ${threads}>;
+var<workgroup> otherSums: array<f32, ${threads}>;
 /** A slot's logit, and its strength: 0 where it may not be attended to. */
 fn attended(stream: i32, head: i32, slot: i32) -> vec2<f32> {
   var logit = 0.0;
@@ -545,31 +674,31 @@ fn valueAt(stream: i32, head: i32, feature: i32, slot: i32) -> f32 {
 fn main(index: i32) {
   let local = i32(localIndex);
   let splits = uniforms.more.z;
-  let workgroup = index / ${tileThreads};
+  let workgroup = index / ${threads};
   let split = workgroup % splits;
   let head = (workgroup / splits) % uniforms.sizes.y;
   let stream = workgroup / (splits * uniforms.sizes.y);
   let within = stream < uniforms.sizes.x;
-  for (var row = local; row < ${plan.rows.count}; row += ${tileThreads}) { query[row] = rowAt(stream, head, row, 0); }
+  for (var row = local; row < ${plan.rows.count}; row += ${threads}) { query[row] = rowAt(stream, head, row, 0); }
   workgroupBarrier();
-  var mine: array<vec2<f32>, ${part / tileThreads}>;
+  var mine: array<vec2<f32>, ${part / threads}>;
   var top = none;
-  for (var k = 0; k < ${part / tileThreads}; k++) {
-    mine[k] = attended(stream, head, split * ${part} + k * ${tileThreads} + local);
+  for (var k = 0; k < ${part / threads}; k++) {
+    mine[k] = attended(stream, head, split * ${part} + k * ${threads} + local);
     if (mine[k].y > 0.0) { top = max(top, mine[k].x); }
   }
   sums[local] = top;
   workgroupBarrier();
-  for (var k = 0; k < ${tileThreads}; k++) { top = max(top, sums[k]); }
+  for (var k = 0; k < ${threads}; k++) { top = max(top, sums[k]); }
   workgroupBarrier();
   var total = 0.0;
   var plainTotal = 0.0;
-  for (var k = 0; k < ${part / tileThreads}; k++) {
+  for (var k = 0; k < ${part / threads}; k++) {
     let e = select(0.0, exp(mine[k].x - top), mine[k].y > 0.0);
-    let slot = split * ${part} + k * ${tileThreads} + local;
+    let slot = split * ${part} + k * ${threads} + local;
     plainTotal += e;
     total += e * mine[k].y;
-    weights[k * ${tileThreads} + local] = e * mine[k].y${
+    weights[k * ${threads} + local] = e * mine[k].y${
       names.includes('dropout')
         ? ` * select(1.0, dropout[(stream * uniforms.sizes.y + head) * uniforms.sizes.w + slot], slot < uniforms.sizes.w)`
         : ''
@@ -578,19 +707,18 @@ fn main(index: i32) {
   sums[local] = total;
   otherSums[local] = plainTotal;
   workgroupBarrier();
-  let stride = splits;
-  let row0 = (stream * uniforms.sizes.y + head) * (D + ${partialRows});
+  let row0 = ((split * uniforms.sizes.x + stream) * uniforms.sizes.y + head) * (D + ${partialRows});
   if (local == 0 && within) {
     total = 0.0;
     plainTotal = 0.0;
-    for (var k = 0; k < ${tileThreads}; k++) { total += sums[k]; plainTotal += otherSums[k]; }
-    result[(row0 + D) * stride + split] = top;
-    result[(row0 + D + 1) * stride + split] = total;
-    result[(row0 + D + 2) * stride + split] = plainTotal;
+    for (var k = 0; k < ${threads}; k++) { total += sums[k]; plainTotal += otherSums[k]; }
+    result[row0 + D] = top;
+    result[row0 + D + 1] = total;
+    result[row0 + D + 2] = plainTotal;
   }
   // ${lanes} threads side by side add one feature's values along the slots.
   let lane = local % ${lanes};
-  for (var begin = 0; begin < D; begin += ${tileThreads / lanes}) {
+  for (var begin = 0; begin < D; begin += ${threads / lanes}) {
     let feature = begin + local / ${lanes};
     var sum = 0.0;
     if (feature < D) {
@@ -603,7 +731,7 @@ fn main(index: i32) {
     workgroupBarrier();
     if (lane == 0 && feature < D && within) {
       for (var k = 1; k < ${lanes}; k++) { sum += sums[local + k]; }
-      result[(row0 + feature) * stride + split] = sum;
+      result[row0 + feature] = sum;
     }
   }
 }`
@@ -613,7 +741,7 @@ fn main(index: i32) {
 export const combination = ({ life, span }: Plan) => `
 struct Total { top: f32, inverse: f32 };
 fn partOf(place: i32, row: i32, i: i32, split: i32) -> f32 {
-  return parts[((place * (D + ${partialRows}) + row) * uniforms.sizes.z + i) * uniforms.more.z + split];
+  return parts[((split * uniforms.sizes.x * uniforms.sizes.y + place) * (D + ${partialRows}) + row) * uniforms.sizes.z + i];
 }
 fn totalOf(place: i32, i: i32) -> Total {
   var top = -${far};

@@ -52,6 +52,8 @@ export interface Plan {
   readonly selection: TermOf<'selection'> | undefined
   /** Rows of the queries' buffer at which each kind of query begins, and where the spans are. */
   readonly rows: RowsPlan
+  /** Quads of steps lie within one group and at multiples of four: queries, keys and values are read as quads. */
+  readonly aligned: boolean
   /** Where the keys of distances are found: steps from one head, feature and distance to the next. */
   readonly steps: readonly [head: number, feature: number, column: number]
   readonly columns: number
@@ -126,6 +128,11 @@ export function planOf(request: AttentionRequest): Plan {
     span: term('head-span'),
     selection: term('selection'),
     rows: rowsOf(request, size),
+    aligned: [
+      block,
+      start,
+      ...groups.filter(({ index }) => index !== undefined).flatMap((group) => [group.start, group.slots]),
+    ].every((steps) => steps % 4 === 0),
     columns: offset,
     steps: stepsOf(groups, size, offset),
   }
@@ -178,9 +185,9 @@ export function kindOf(plan: Plan): string {
     ({ index, even, pace, positions }) =>
       (index === undefined ? 'p' : even ? 'e' : pace === 1 ? 's' : 'c') + (positions ? '+' : ''),
   )
-  const { size, life, span, selection, rows } = plan
+  const { size, life, span, selection, rows, aligned } = plan
   const terms = [life && 'life', span && 'span', selection && 'selection'].filter(Boolean)
-  return [size, groups.join(), terms.join(), rows.position, rows.persistent].join('/')
+  return [size, groups.join(), terms.join(), rows.position, rows.persistent, aligned ? 'quads' : ''].join('/')
 }
 
 /** One declaration of uniforms for every program of a plan, so that there is one place where numbers go. */

@@ -1,16 +1,11 @@
 /**
- * What the shaders over tiles of queries × slots share. A workgroup of 8 × 8 threads holds one such tile of pairs, each
- * thread four queries by four slots of it, and walks over the features in chunks through workgroup memory. Everything
- * is stored along the step axis, so quads of steps are what is loaded, and quads are placed so (`at`, `pairAt`) that
- * threads side by side meet different banks. Under 16 KB of workgroup memory, which every device has.
+ * What the shaders over tiles of queries × slots share. A workgroup's threads stand in a grid over one such tile, each
+ * holds quads of its queries by quads of its slots, and they walk over the features in chunks through workgroup memory.
+ * Everything is stored along the step axis, so quads of steps are what is loaded.
  */
 import { far, type GroupPlan, type Plan } from './plan'
+import { memoryOf, slotQuads, type Tile } from './tiling'
 
-/** Queries, slots and distances of a tile. */
-export const tile = 32
-/** Features that are in workgroup memory at a time. */
-const chunk = 16
-export const tileThreads = 64
 /** Slots of one part of a single query's attention. */
 export const part = 128
 /** Rows of a partial result behind its features: the largest logit, Σ m·e, Σ e. */
@@ -42,7 +37,7 @@ const gradientRow = ${gradient};
 const statisticRow = ${gradient + size};
 const far = ${far};
 const none = -${far};
-const chunkSize = ${chunk};`
+`
 }
 
 /** Reading the queries' buffer, and what is known of a pair. For all shaders. */
@@ -53,7 +48,8 @@ export function pairCode(plan: Plan, bound: Bound): string {
     `fn ${name}At(stream: i32, i: i32, j: i32) -> f32 { return ${origin}; }`
   return `${constants(plan, bound)}
 fn rowAt(stream: i32, head: i32, row: i32, i: i32) -> f32 {
-  return queries[((stream * uniforms.sizes.y + head) * rowCount + row) * uniforms.sizes.z + i];
+  let origin = ((stream * uniforms.sizes.y + head) * rowCount + row) * uniforms.sizes.z + i;
+  return ${plan.aligned ? 'queries[origin >> 2u][origin & 3]' : 'queries[origin]'};
 }
 struct Slot { base: f32, farthest: f32, life: f32, flags: f32 };
 fn slotAt(stream: i32, j: i32) -> Slot {
@@ -75,12 +71,12 @@ fn strengthAt(distance: f32, life: f32, flags: f32, span: f32) -> f32 {
 }
 ${bound.names.includes('selected') ? read('voted', `selected[${place}]`) : ''}
 ${bound.names.includes('voted') ? `${read('voted', `voted[${place} * 2]`)}\n${read('voteGradient', `voted[${place} * 2 + 1]`)}` : ''}
-${plan.groups.map(groupCode(bound)).join('\n')}`
+${plan.groups.map(groupCode(plan, bound)).join('\n')}`
 }
 
 /** One group's keys and values, distances, and the columns of its distances. */
 const groupCode =
-  ({ names }: Bound) =>
+  ({ aligned }: Plan, { names }: Bound) =>
   (group: GroupPlan, g: number) => {
     const isPersistent = group.index === undefined
     const passed = group.pace === 1 ? 'i' : `i / uniforms.group${g}.z`
@@ -89,9 +85,11 @@ const groupCode =
         ? `persistent[(head * 2 * D + ${source === 'values' ? 'D + ' : ''}feature) * uniforms.more.x + j]`
         : `${source}[((stream * uniforms.sizes.y + head) * D + feature) * uniforms.sizes.w + uniforms.group${g}.x + j]`
     const p = `uniforms.positions${g}`
+    // Where quads of them are bound, they are read as such.
+    const single = isPersistent || !aligned
     return `
-fn keyAt${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read('keys')}; }
-${names.includes('values') ? `fn valueAt${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read('values')}; }` : ''}
+${single ? `fn keyAt${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read('keys')}; }` : ''}
+${single && names.includes('values') ? `fn valueAt${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read('values')}; }` : ''}
 fn slotOf${g}(stream: i32, j: i32) -> Slot {
   if (j >= uniforms.group${g}.y) { return Slot(0.0, none, 0.0, 0.0); }
   ${isPersistent ? 'return Slot(0.0, far, far, 1.0);' : `return slotAt(stream, uniforms.group${g}.x + j);`}
@@ -117,41 +115,64 @@ fn positionAt${g}(head: i32, feature: i32, column: i32) -> f32 {
 `
   }
 
-/** Workgroup memory, and the logits of a tile's pairs. */
-export function tileCode(plan: Plan, bound: Bound): string {
-  const { rows, groups, size } = plan
-  const apart = rows.position !== rows.content
-  const last = size % chunk
-  const inside = (expression: string) => (last === 0 ? expression : `select(0.0, ${expression}, feature < D)`)
-  const quad = (read: (step: string) => string, limit: string) =>
-    `vec4<f32>(${[0, 1, 2, 3].map((k) => `select(0.0, ${read(`origin + ${k}`)}, origin + ${k} < ${limit})`).join(', ')})`
-  const placed = groups.some(({ even, positions }) => even && positions)
+/** The blocks of four queries by four slots that a thread holds. */
+export interface Block {
+  readonly row: number
+  readonly column: number
+  /** Ends the names of what is held for it. */
+  readonly at: string
+}
+
+export const blocksOf = ({ rows, columns }: Tile): Block[] =>
+  Array.from({ length: rows * columns }, (_, k) => {
+    const [row, column] = [Math.floor(k / columns), k % columns]
+    return { row, column, at: `${row}_${column}` }
+  })
+
+export const times = (count: number, line: (k: number) => string): string =>
+  Array.from({ length: count }, (_, k) => line(k)).join('\n')
+
+/** The quad of a tile's queries that is this thread's `row`th, and of its slots. */
+export const queryQuad = ({ rows }: Tile, row: number) => (rows === 1 ? 'ty' : `(ty * ${rows} + ${row})`)
+export const slotQuad = ({ across }: Tile, column: number) =>
+  column === 0 ? 'tx' : `(tx + ${across * column})`
+/** The first query and slot of a block. */
+export const queryOf = (tile: Tile, { row }: Block) => `i0 + 4 * ${queryQuad(tile, row)}`
+export const slotOf = (tile: Tile, { column }: Block) => `j0 + 4 * ${slotQuad(tile, column)}`
+
+/** Workgroup memory, and what is known of a tile's pairs. */
+export function tileCode(plan: Plan, bound: Bound, tile: Tile): string {
+  const { rows, groups } = plan
+  const { source, size } = memoryOf(plan, tile)
   return `${pairCode(plan, bound)}
-var<workgroup> leftTile: array<vec4<f32>, ${(chunk * tile) / 4}>;
-var<workgroup> rightTile: array<vec4<f32>, ${(chunk * tile) / 4}>;
-${apart ? `var<workgroup> turnedTile: array<vec4<f32>, ${(chunk * tile) / 4}>;` : ''}
-${placed ? `var<workgroup> positionTile: array<vec4<f32>, ${(chunk * tile) / 2}>;` : ''}
-var<workgroup> slotTile: array<vec4<f32>, ${tile}>;
+var<workgroup> tileMemory: array<vec4<f32>, ${size}>;
+var<workgroup> slotTile: array<vec4<f32>, ${tile.slots}>;
 /** Of each query: largest logit, 1 / total, Σ weight · gradient, span. */
-var<workgroup> rowTile: array<vec4<f32>, ${tile}>;
+var<workgroup> rowTile: array<vec4<f32>, ${tile.queries}>;
 var<workgroup> anySeen: atomic<u32>;
 var<workgroup> seen: u32;
 var<private> tx: i32;
 var<private> ty: i32;
 
-fn at(feature: i32, quad: i32) -> i32 { return feature * ${tile / 4} + (quad ^ (feature & 7)); }
-fn pairAt(row: i32, quad: i32) -> i32 { return row * ${tile / 4} + (quad ^ ((row >> 2u) & 7)); }
-fn distanceAt(feature: i32, quad: i32) -> i32 { return feature * ${tile / 2} + (quad ^ (feature & 7)); }
+/** Values of a tile's pairs: rows of the steps that are summed, quads of those that are kept, apart in the banks. */
+fn pairAt(row: i32, quad: i32, quads: i32) -> i32 { return row * quads + (quad ^ ((row >> 2u) & 7)); }
+/** Features beside them: one more quad than a row has moves the next row to other banks. */
+fn sourceAt(feature: i32, quad: i32, quads: i32) -> i32 { return ${source} + feature * (quads + 1) + quad; }
 
 /** Four queries' row of the queries' buffer. */
 fn rowQuad(stream: i32, head: i32, begin: i32, feature: i32, origin: i32) -> vec4<f32> {
-  if (feature >= D) { return vec4<f32>(); }
-  return ${quad((step) => `rowAt(stream, head, begin + feature, ${step})`, 'uniforms.sizes.z')};
+  ${inWholeChunks(plan, tile) ? '' : 'if (feature >= D) { return vec4<f32>(); }'}
+  ${
+    plan.aligned
+      ? `if (origin >= uniforms.sizes.z) { return vec4<f32>(); }
+  return queries[(((stream * uniforms.sizes.y + head) * rowCount + begin + feature) * uniforms.sizes.z + origin) >> 2u];`
+      : `return ${guardedQuad((step) => `rowAt(stream, head, begin + feature, ${step})`, 'uniforms.sizes.z')};`
+  }
 }
 /** Statistics of a tile's queries. */
 fn loadRows(stream: i32, head: i32, i0: i32) {
   let k = i32(localIndex);
-  if (k < ${tile}) {
+  if (k < ${tile.queries}) {
     let i = i0 + k;
     let within = i < uniforms.sizes.z;
     rowTile[k] = vec4<f32>(
@@ -160,82 +181,37 @@ fn loadRows(stream: i32, head: i32, i0: i32) {
   }
 }
 struct Slots { base: vec4<f32>, farthest: vec4<f32>, life: vec4<f32>, flags: vec4<f32> };
-fn slotsOfThread() -> Slots {
-  let a = slotTile[4 * tx]; let b = slotTile[4 * tx + 1]; let c = slotTile[4 * tx + 2]; let d = slotTile[4 * tx + 3];
+fn slotsOf(quad: i32) -> Slots {
+  let a = slotTile[4 * quad]; let b = slotTile[4 * quad + 1]; let c = slotTile[4 * quad + 2]; let d = slotTile[4 * quad + 3];
   return Slots(vec4<f32>(a.x, b.x, c.x, d.x), vec4<f32>(a.y, b.y, c.y, d.y),
     vec4<f32>(a.z, b.z, c.z, d.z), vec4<f32>(a.w, b.w, c.w, d.w));
 }
 fn outer(a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> { return mat4x4<f32>(b * a.x, b * a.y, b * a.z, b * a.w); }
-${groups.map((group, g) => groupTiles(plan, bound, group, g, inside, quad)).join('\n')}`
+${groups.map((group, g) => groupTiles(plan, bound, tile, group, g)).join('\n')}`
 }
 
-function groupTiles(
-  plan: Plan,
-  { names, backward }: Bound,
-  group: GroupPlan,
-  g: number,
-  inside: (expression: string) => string,
-  quad: (read: (step: string) => string, limit: string) => string,
-): string {
-  const { rows, life, span, selection } = plan
-  const row = group.index === undefined ? rows.persistent : rows.content
-  const apart = group.positions && rows.position !== rows.content
-  const products = (['key', 'value'] as const).map((source) => {
-    if (source === 'value' && !(backward && names.includes('values'))) return ''
-    const positions = source === 'key' ? group.positions : undefined
-    const load = positions && group.even ? loadDistances(g, apart ? 'turnedTile' : 'leftTile') : undefined
-    const columns = positions && !group.even
-    return `
-/** Sums over features of queries × ${source}s${positions ? ' and queries × distances' : ''}: a column for each of four queries. */
-fn ${source}Product${g}(stream: i32, head: i32, i0: i32, j0: i32) -> mat4x4<f32> {
-  var product = mat4x4<f32>();
-  ${load?.begin ?? ''}
+/** Whether no chunk reaches beyond the features. */
+const inWholeChunks = ({ size }: Plan, { productChunk, sumChunk }: Tile) =>
+  size % productChunk === 0 && size % sumChunk === 0
+
+const guardedQuad = (read: (step: string) => string, limit: string) =>
+  `vec4<f32>(${[0, 1, 2, 3].map((k) => `select(0.0, ${read(`origin + ${k}`)}, origin + ${k} < ${limit})`).join(', ')})`
+
+function groupTiles(plan: Plan, { names }: Bound, tile: Tile, group: GroupPlan, g: number): string {
+  const { life, span, selection } = plan
+  const whole = inWholeChunks(plan, tile)
+  const quadOf = (source: 'key' | 'value') => `
+fn ${source}Quad${g}(stream: i32, head: i32, feature: i32, origin: i32) -> vec4<f32> {
+  ${whole ? '' : 'if (feature >= D) { return vec4<f32>(); }'}
   ${
-    columns
-      ? `let slotsHere = slotsOfThread();
-  ${four((x) => `let columns${x} = columnsOf${g}(slotsHere.base, i0 + 4 * ty + ${x});`)}`
-      : ''
+    plan.aligned && group.index !== undefined
+      ? `if (origin >= uniforms.group${g}.y) { return vec4<f32>(); }
+  return ${source}s[(((stream * uniforms.sizes.y + head) * D + feature) * uniforms.sizes.w + uniforms.group${g}.x + origin) >> 2u];`
+      : `return ${guardedQuad((step) => `${source}At${g}(stream, head, feature, ${step})`, `uniforms.group${g}.y`)};`
   }
-  for (var begin = 0; begin < D; begin += chunkSize) {
-    workgroupBarrier();
-    for (var k = i32(localIndex); k < ${(chunk * tile) / 4}; k += ${tileThreads}) {
-      let row = k / ${tile / 4}; let quad = k % ${tile / 4};
-      leftTile[at(row, quad)] = rowQuad(stream, head, ${source === 'key' ? row : 'gradientRow'}, begin + row, i0 + 4 * quad);
-      ${source === 'key' && apart ? `turnedTile[at(row, quad)] = rowQuad(stream, head, ${rows.position}, begin + row, i0 + 4 * quad);` : ''}
-      rightTile[at(row, quad)] = ${source}Quad${g}(stream, head, begin + row, j0 + 4 * quad);
-    }
-    ${load?.load ?? ''}
-    workgroupBarrier();
-    for (var f = 0; f < chunkSize; f++) {
-      let left = leftTile[at(f, ty)];
-      product += outer(left, rightTile[at(f, tx)]);
-      ${load?.use ?? ''}
-      ${
-        columns
-          ? `if (begin + f < D) {
-        let turned = ${apart ? 'turnedTile[at(f, ty)]' : 'left'};
-        ${four((x, letter) => `product[${x}] += turned.${letter} * positionQuad${g}(head, begin + f, columns${x});`)}
-      }`
-          : ''
-      }
-    }
-  }
-  return product;
 }`
-  })
-  return `
-fn keyQuad${g}(stream: i32, head: i32, feature: i32, origin: i32) -> vec4<f32> {
-  if (feature >= D) { return vec4<f32>(); }
-  return ${quad((step) => `keyAt${g}(stream, head, feature, ${step})`, `uniforms.group${g}.y`)};
-}
-${
-  names.includes('values')
-    ? `fn valueQuad${g}(stream: i32, head: i32, feature: i32, origin: i32) -> vec4<f32> {
-  if (feature >= D) { return vec4<f32>(); }
-  return ${quad((step) => `valueAt${g}(stream, head, feature, ${step})`, `uniforms.group${g}.y`)};
-}`
-    : ''
-}
+  return `${quadOf('key')}
+${names.includes('values') ? quadOf('value') : ''}
 ${
   group.positions
     ? `fn columnsOf${g}(base: vec4<f32>, i: i32) -> vec4<i32> {
@@ -247,7 +223,7 @@ fn positionQuad${g}(head: i32, feature: i32, columns: vec4<i32>) -> vec4<f32> {
     positionAt${g}(head, feature, columns.z), positionAt${g}(head, feature, columns.w));
 }
 fn positionOf${g}(head: i32, feature: i32, distance: i32) -> f32 {
-  return ${inside(`positionAt${g}(head, feature, columnOf${g}(distance))`)};
+  return ${whole ? `positionAt${g}(head, feature, columnOf${g}(distance))` : `select(0.0, positionAt${g}(head, feature, columnOf${g}(distance)), feature < D)`};
 }`
     : ''
 }
@@ -294,11 +270,11 @@ fn loadSlots${g}(stream: i32, i0: i32, j0: i32, least: f32, most: f32) -> bool {
   let k = i32(localIndex);
   if (k == 0) { atomicStore(&anySeen, 0u); }
   workgroupBarrier();
-  if (k < ${tile}) {
+  if (k < ${tile.slots}) {
     let slot = slotOf${g}(stream, j0 + k);
     slotTile[k] = vec4<f32>(slot.base, slot.farthest, slot.life, slot.flags);
     let nearest = slot.base + f32(passed${g}(i0));
-    let farthest = slot.base + f32(passed${g}(min(i0 + ${tile}, uniforms.sizes.z) - 1));
+    let farthest = slot.base + f32(passed${g}(min(i0 + ${tile.queries}, uniforms.sizes.z) - 1));
     var within = (farthest >= max(least, uniforms.nearest${g}.x)) & (nearest <= min(most, slot.farthest));
     ${
       selection
@@ -308,7 +284,7 @@ fn loadSlots${g}(stream: i32, i0: i32, j0: i32, least: f32, most: f32) -> bool {
       span
         ? `if (within & !isExempt(slot.flags)) {
       var reach = none;
-      for (var q = 0; q < ${tile}; q++) { reach = max(reach, rowTile[q].w); }
+      for (var q = 0; q < ${tile.queries}; q++) { reach = max(reach, rowTile[q].w); }
       within = (reach + uniforms.terms.w - nearest) * uniforms.terms.z > -1.0;
     }`
         : ''
@@ -319,85 +295,270 @@ fn loadSlots${g}(stream: i32, i0: i32, j0: i32, least: f32, most: f32) -> bool {
   workgroupBarrier();
   if (k == 0) { seen = atomicLoad(&anySeen); }
   return workgroupUniformLoad(&seen) == 1u;
-}
-${products.join('')}`
-
-  /** Keys of a stretch of 64 distances; pair (i, j) of the tile has number 32 + j - i of it. */
-  function loadDistances(group: number, left: string) {
-    return {
-      begin: `let distance0 = uniforms.group${group}.w - j0 + i0 + ${tile};`,
-      load: distancesLoad(group, 'begin', 'distance0'),
-      use: `{
-        let turned = ${left}[at(f, ty)];
-        let low = positionTile[distanceAt(f, tx - ty + 7)];
-        let high = positionTile[distanceAt(f, tx - ty + 8)];
-        product += mat4x4<f32>(turned.x * high, turned.y * vec4<f32>(low.w, high.xyz),
-          turned.z * vec4<f32>(low.zw, high.xy), turned.w * vec4<f32>(low.yzw, high.x));
-      }`,
-    }
-  }
+}`
 }
 
-/** Loads a chunk of the keys of the 64 distances from `distance0` down. */
-export const distancesLoad = (g: number, begin: string, distance0: string) => `
-    for (var k = i32(localIndex); k < ${(chunk * tile) / 2}; k += ${tileThreads}) {
-      let row = k / ${tile / 2}; let quad = k % ${tile / 2};
-      let distance = ${distance0} - 4 * quad;
-      positionTile[distanceAt(row, quad)] = vec4<f32>(
-        ${[0, 1, 2, 3].map((k) => `positionOf${g}(head, ${begin} + row, distance - ${k})`).join(', ')});
+/** Loads quads of workgroup memory, all threads in turn: `store` is code for a `row` and its `quad`. */
+const loadQuads = (tile: Tile, rows: number, quads: number, store: string) => `
+    for (var k = i32(localIndex); k < ${rows * quads}; k += ${tile.threads}) {
+      let row = k / ${quads}; let quad = k % ${quads};
+      ${store}
     }`
 
-/** Features of a sum over a tile's pairs, as chunks that each thread holds two features by four steps of. */
-export const accumulators = (name: string, size: number): string[] =>
-  Array.from({ length: Math.ceil(size / chunk) * 2 }, (_, k) => `${name}${k}`)
+/** Four distances' keys, from `distance0` down. */
+const distanceQuad = (g: number, feature: string, distance0: string) =>
+  `vec4<f32>(${[0, 1, 2, 3].map((k) => `positionOf${g}(head, ${feature}, ${distance0} - 4 * quad - ${k})`).join(', ')})`
+
+/** The distance of which a tile of group g has keys from there down: pair (i, j) has number queries + j - i of them. */
+const firstDistance = (tile: Tile, g: number) => `uniforms.group${g}.w - j0 + i0 + ${tile.queries}`
 
 /**
- * Adds pairs × features to accumulators: `pairTile` holds, for each of 32 steps, quads of the 32 steps that are
- * accumulated for.
- * @param source reads a quad of the summed steps: feature → WGSL
+ * Sums over features of queries × keys or values, keys' positions included: `name` + a block's `at` is a matrix with a
+ * column for each of four queries.
  */
-export function accumulate(
-  names: readonly string[],
-  source: (feature: string, quad: string) => string,
-  pairs = (row: string) => `pairTile[pairAt(${row}, ty)]`,
+export function productCode(
+  plan: Plan,
+  tile: Tile,
+  g: number,
+  source: 'key' | 'value',
+  name: string,
 ): string {
+  const group = plan.groups[g]!
+  const { rows } = plan
+  const blocks = blocksOf(tile)
+  const { left, right, turned, positions } = memoryOf(plan, tile)
+  const [queries, slots, chunk] = [tile.queries / 4, tile.slots / 4, tile.productChunk]
+  const row = group.index === undefined ? rows.persistent : rows.content
+  const placed = source === 'key' && group.positions !== undefined
+  const apart = placed && rows.position !== rows.content
+  const turnedOf = (r: number) => (apart ? `turned${r}` : `left${r}`)
+  const even = placed && group.even
+  const columns = placed && !group.even
   return `
-  {${names
-    .filter((_, k) => k % 2 === 0)
-    .map(
-      (_, c) => `
+  ${blocks.map(({ at }) => `var ${name}${at} = mat4x4<f32>();`).join(' ')}
+  {
+  ${even ? `let distance0 = ${firstDistance(tile, g)};` : ''}
+  ${
+    columns
+      ? blocks
+          .map((block) =>
+            four(
+              (x) =>
+                `let columns${block.at}${x} = columnsOf${g}(slots${block.column}.base, ${queryOf(tile, block)} + ${x});`,
+            ),
+          )
+          .join('\n')
+      : ''
+  }
+  for (var begin = 0; begin < D; begin += ${chunk}) {
     workgroupBarrier();
-    for (var k = i32(localIndex); k < ${(chunk * tile) / 4}; k += ${tileThreads}) {
-      let row = k / ${tile / 4}; let quad = k % ${tile / 4};
-      rightTile[at(row, quad)] = ${source(`${c * chunk} + row`, 'quad')};
+    ${loadQuads(
+      tile,
+      chunk,
+      queries,
+      `tileMemory[${left} + k] = rowQuad(stream, head, ${source === 'key' ? row : 'gradientRow'}, begin + row, i0 + 4 * quad);
+      ${apart ? `tileMemory[${turned} + k] = rowQuad(stream, head, ${rows.position}, begin + row, i0 + 4 * quad);` : ''}`,
+    )}
+    ${loadQuads(tile, chunk, slots, `tileMemory[${right} + k] = ${source}Quad${g}(stream, head, begin + row, j0 + 4 * quad);`)}
+    ${even ? loadQuads(tile, chunk, queries + slots, `tileMemory[${positions} + k] = ${distanceQuad(g, 'begin + row', 'distance0')};`) : ''}
+    workgroupBarrier();
+    for (var f = 0; f < ${chunk}; f++) {
+      ${times(tile.rows, (r) => `let left${r} = tileMemory[${left} + f * ${queries} + ${queryQuad(tile, r)}];`)}
+      ${times(tile.columns, (c) => `let right${c} = tileMemory[${right} + f * ${slots} + ${slotQuad(tile, c)}];`)}
+      ${blocks.map(({ row: r, column: c, at }) => `${name}${at} += outer(left${r}, right${c});`).join('\n')}
+      ${apart ? times(tile.rows, (r) => `let turned${r} = tileMemory[${turned} + f * ${queries} + ${queryQuad(tile, r)}];`) : ''}
+      ${
+        even
+          ? times(
+              tile.columns,
+              (
+                c,
+              ) => `let place${c} = ${positions + queries} + f * ${queries + slots} + ${slotQuad(tile, c)} - ${queryQuad(tile, 0)};
+      ${times(tile.rows + 1, (k) => `let key${c}_${k} = tileMemory[place${c} - ${k}];`)}`,
+            )
+          : ''
+      }
+      ${
+        even
+          ? blocks
+              .map(({ row: r, column: c, at }) => {
+                const [q, high, low] = [turnedOf(r), `key${c}_${r}`, `key${c}_${r + 1}`]
+                return `${name}${at} += mat4x4<f32>(${q}.x * ${high}, ${q}.y * vec4<f32>(${low}.w, ${high}.xyz),
+          ${q}.z * vec4<f32>(${low}.zw, ${high}.xy), ${q}.w * vec4<f32>(${low}.yzw, ${high}.x));`
+              })
+              .join('\n')
+          : ''
+      }
+      ${
+        columns
+          ? `if (begin + f < D) {
+        ${blocks
+          .map(({ row: r, at }) =>
+            four(
+              (x, letter) =>
+                `${name}${at}[${x}] += ${turnedOf(r)}.${letter} * positionQuad${g}(head, begin + f, columns${at}${x});`,
+            ),
+          )
+          .join('\n')}
+      }`
+          : ''
+      }
     }
-    workgroupBarrier();
-    for (var q = 0; q < ${tile / 4}; q++) {
-      let a = rightTile[at(tx, q)];
-      let b = rightTile[at(tx + 8, q)];
-      ${four(
-        (y, letter) => `let w${y} = ${pairs(`4 * q + ${y}`)};
-      ${names[2 * c]} += w${y} * a.${letter};
-      ${names[2 * c + 1]} += w${y} * b.${letter};`,
-      )}
-    }`,
-    )
-    .join('')}
+  }
   }`
 }
 
-/** The feature of an accumulator in this thread. */
-export const featureOf = (k: number): string => `${Math.floor(k / 2) * chunk + (k % 2) * 8} + tx`
+/** The steps whose sums over the other steps are kept: each thread has some quads of them by some features. */
+export type Axis = 'queries' | 'slots'
 
-export const pairTile = `var<workgroup> pairTile: array<vec4<f32>, ${(tile * tile) / 4}>;`
+/** A sum of pairs × features in a thread, for a quad of steps. */
+export interface Sum {
+  readonly name: string
+  /** Which of the thread's quads of steps. */
+  readonly quad: number
+  readonly chunk: number
+  /** Which of the thread's features in the chunk. */
+  readonly lane: number
+  /** Its feature and its quad, in WGSL. */
+  readonly feature: string
+  readonly place: string
+}
+
+const quadsOf = (tile: Tile, axis: Axis) => (axis === 'queries' ? tile.rows : slotQuads(tile))
+/** The quad of steps that is this thread's `k`th. */
+const keptQuad = (tile: Tile, axis: Axis, k: number) => {
+  const count = quadsOf(tile, axis)
+  return count === 1 ? 'ty' : `(ty * ${count} + ${k})`
+}
+
+export function sumsOf(name: string, size: number, tile: Tile, axis: Axis): Sum[] {
+  const sums: Sum[] = []
+  const { sumChunk, across } = tile
+  for (let chunk = 0; chunk * sumChunk < size; chunk++)
+    for (let lane = 0; lane * across < sumChunk; lane++)
+      for (let quad = 0; quad < quadsOf(tile, axis); quad++)
+        sums.push({
+          name: `${name}${chunk}_${lane}_${quad}`,
+          quad,
+          chunk,
+          lane,
+          feature: `${chunk * sumChunk + lane * across} + tx`,
+          place: keptQuad(tile, axis, quad),
+        })
+  return sums
+}
+
+export const declareSums = (sums: readonly Sum[]) =>
+  sums.map(({ name }) => `var ${name} = vec4<f32>();`).join(' ')
+
+/**
+ * Adds pairs × features to sums: workgroup memory holds, for each step that is summed over, quads of the steps that are
+ * kept.
+ * @param source reads a quad of the steps summed over: feature, quad → WGSL
+ */
+export function accumulate(
+  tile: Tile,
+  axis: Axis,
+  sums: readonly Sum[],
+  source: (feature: string, quad: string) => string,
+  pairs = (row: string, quad: number) =>
+    `tileMemory[pairAt(${row}, ${keptQuad(tile, axis, quad)}, ${(axis === 'queries' ? tile.queries : tile.slots) / 4})]`,
+): string {
+  const quads = (axis === 'queries' ? tile.slots : tile.queries) / 4
+  return chunksOf(sums)
+    .map(
+      (own, c) => `{
+    workgroupBarrier();
+    ${loadQuads(tile, tile.sumChunk, quads, `tileMemory[sourceAt(row, quad, ${quads})] = ${source(`${c * tile.sumChunk} + row`, 'quad')};`)}
+    workgroupBarrier();
+    for (var q = 0; q < ${quads}; q++) {
+      ${four((y) => times(quadsOf(tile, axis), (k) => `let w${y}_${k} = ${pairs(`4 * q + ${y}`, k)};`))}
+      ${lanesOf(own)
+        .map(
+          (lane) => `{
+        let features = tileMemory[sourceAt(tx + ${lane[0]!.lane * tile.across}, q, ${quads})];
+        ${lane.map(({ name, quad }) => four((y, letter) => `${name} += w${y}_${quad} * features.${letter};`)).join('\n')}
+      }`,
+        )
+        .join('\n')}
+    }
+  }`,
+    )
+    .join('\n')
+}
+
+const grouped = (sums: readonly Sum[], by: (sum: Sum) => number): Sum[][] => {
+  const groups: Sum[][] = []
+  for (const sum of sums) {
+    const at = by(sum)
+    groups[at] ??= []
+    groups[at].push(sum)
+  }
+  return groups
+}
+const chunksOf = (sums: readonly Sum[]) => grouped(sums, ({ chunk }) => chunk)
+const lanesOf = (sums: readonly Sum[]) => grouped(sums, ({ lane }) => lane)
+
+/** Adds pairs × keys of distances to queries' sums, where these come in stretches. */
+export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number): string {
+  const [queries, slots] = [tile.queries / 4, tile.slots / 4]
+  const quads = queries + slots
+  const values = (high: string, low: string) => [
+    `${high}.x, ${low}.w, ${low}.z, ${low}.y`,
+    `${high}.yx, ${low}.wz`,
+    `${high}.zyx, ${low}.w`,
+    `${high}.wzyx`,
+  ]
+  return chunksOf(sums)
+    .map(
+      (own, c) => `{
+    let distance0 = ${firstDistance(tile, g)};
+    workgroupBarrier();
+    ${loadQuads(tile, tile.sumChunk, quads, `tileMemory[sourceAt(row, quad, ${quads})] = ${distanceQuad(g, `${c * tile.sumChunk} + row`, 'distance0')};`)}
+    workgroupBarrier();
+    for (var q = 0; q < ${slots}; q++) {
+      ${four((y) => times(tile.rows, (k) => `let w${y}_${k} = tileMemory[pairAt(4 * q + ${y}, ${queryQuad(tile, k)}, ${queries})];`))}
+      ${lanesOf(own)
+        .map(
+          (lane) => `{
+        let place = sourceAt(tx + ${lane[0]!.lane * tile.across}, q + ${queries} - ${queryQuad(tile, 0)}, ${quads});
+        ${times(tile.rows + 1, (k) => `let key${k} = tileMemory[place - ${k}];`)}
+        ${lane
+          .map(({ name, quad }) =>
+            four(
+              (y) => `${name} += w${y}_${quad} * vec4<f32>(${values(`key${quad}`, `key${quad + 1}`)[y]});`,
+            ),
+          )
+          .join('\n')}
+      }`,
+        )
+        .join('\n')}
+    }
+  }`,
+    )
+    .join('\n')
+}
 
 /** Puts four queries' values for four slots where sums over slots read them. */
-export const storeBySlot = (value: (x: number) => string) =>
-  four(
-    (y, letter) =>
-      `pairTile[pairAt(4 * tx + ${y}, ty)] = vec4<f32>(${[0, 1, 2, 3].map((x) => `${value(x)}.${letter}`).join(', ')});`,
-  )
+export const storeBySlot = (tile: Tile, value: (block: Block, x: number) => string) => `
+  workgroupBarrier();
+  ${blocksOf(tile)
+    .map((block) =>
+      four(
+        (y, letter) =>
+          `tileMemory[pairAt(4 * ${slotQuad(tile, block.column)} + ${y}, ${queryQuad(tile, block.row)}, ${tile.queries / 4})] = vec4<f32>(${[0, 1, 2, 3].map((x) => `${value(block, x)}.${letter}`).join(', ')});`,
+      ),
+    )
+    .join('\n')}`
 
 /** Puts them where sums over queries read them. */
-export const storeByQuery = (value: (x: number) => string) =>
-  four((x) => `pairTile[pairAt(4 * ty + ${x}, tx)] = ${value(x)};`)
+export const storeByQuery = (tile: Tile, value: (block: Block, x: number) => string) => `
+  workgroupBarrier();
+  ${blocksOf(tile)
+    .map((block) =>
+      four(
+        (x) =>
+          `tileMemory[pairAt(4 * ${queryQuad(tile, block.row)} + ${x}, ${slotQuad(tile, block.column)}, ${tile.slots / 4})] = ${value(block, x)};`,
+      ),
+    )
+    .join('\n')}`
