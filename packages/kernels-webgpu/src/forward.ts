@@ -67,7 +67,9 @@ export function tiledShader(
   tile: Tile,
   code: () => string,
 ): Shader {
-  const vectors = plan.aligned ? names.filter((input) => ['queries', 'keys', 'values'].includes(input)) : []
+  const vectors = names.filter((input) =>
+    input === 'positions' ? true : plan.aligned && ['queries', 'keys', 'values'].includes(input),
+  )
   return { ...shaderOf(plan, `${name}/${tile.key}`, names, tile.threads, code), vectors }
 }
 
@@ -226,21 +228,21 @@ fn main(index: i32) {
   )
 }
 
-/** The keys of all groups' distances, features × columns. One group's are read where they are. */
+/** The keys of all groups' distances, features × columns, as Plan has them. */
 function packPositions(request: AttentionRequest, plan: Plan): Tensor | undefined {
   const placed = placedGroups(plan.groups)
   const rowsOf = (group: (typeof placed)[number]) => request.groups[group.index!]!.positions!.rows
-  if (placed.length <= 1) return placed[0] && rowsOf(placed[0])
+  if (placed.length === 0) return undefined
+  if (plan.ownColumns) return rowsOf(placed[0]!)
   const { size, columns } = plan
-  const heads = placed[0]!.positions.heads
-  const offsets = placed.map(({ positions }) => positions.offset)
+  const { heads } = placed[0]!.positions
   const names = placed.map((_, k) => `rows${k}`)
   const layouts = placed.map(({ positions }) => (positions.featureMajor ? 'f' : 'c'))
   return runPerElement(
     {
       key: `positions/${size}/${layouts.join()}`,
       inputs: names,
-      uniforms: `columns: i32, ${names.map((_, k) => `offset${k}: i32, `).join('')}`,
+      uniforms: `columns: i32, ${names.map((_, k) => `group${k}: vec4<i32>, `).join('')}`,
       code: () => `
 fn main(index: i32) {
   if (index >= i32(arrayLength(&result))) { return; }
@@ -248,25 +250,33 @@ fn main(index: i32) {
   let row = index / uniforms.columns;
   let head = row / ${size};
   let feature = row % ${size};
+  var value = 0.0;
   ${names
-    .map((name, k) => {
-      const end = k + 1 < names.length ? `uniforms.offset${k + 1}` : 'uniforms.columns'
-      const own =
-        layouts[k] === 'f'
-          ? `row * count + column - uniforms.offset${k}`
-          : `(head * count + column - uniforms.offset${k}) * ${size} + feature`
-      return `if (column >= uniforms.offset${k} && column < ${end}) {
-    let count = ${end} - uniforms.offset${k};
-    result[index] = ${name}[${own}];
-  }`
-    })
+    .map(
+      (name, k) => `{
+    let group = uniforms.group${k};
+    let own = column - group.z;
+    if ((column >= group.x) & (column < group.x + group.y) & (own >= 0) & (own < group.w)) {
+      value = ${name}[${layouts[k] === 'f' ? 'row * group.w + own' : `(head * group.w + own) * ${size} + feature`}];
+    }
+  }`,
+    )
     .join('\n')}
+  result[index] = value;
 }`,
     },
     {
       inputs: placed.map(rowsOf),
       into: [heads, size, columns],
-      uniforms: [columns, ...offsets].map((value): Uniform => ({ type: 'int32', data: [value] })),
+      uniforms: [
+        { type: 'int32', data: [columns] },
+        ...placed.map(
+          ({ positions: { section, width, offset, low, high } }): Uniform => ({
+            type: 'int32',
+            data: [section, width, offset, high - low + 1],
+          }),
+        ),
+      ],
     },
   )
 }

@@ -26,7 +26,10 @@ export interface GroupPlan {
 export interface PositionsPlan {
   readonly low: number
   readonly high: number
-  /** Its first column among the columns of all groups. */
+  /** Where its columns begin among those of all groups, and how many there are with what surrounds its keys. */
+  readonly section: number
+  readonly width: number
+  /** Where its first key is or, if that is farther than any query, would be. */
   readonly offset: number
   readonly clamp: boolean
   readonly featureMajor: boolean
@@ -57,6 +60,8 @@ export interface Plan {
   /** Where the keys of distances are found: steps from one head, feature and distance to the next. */
   readonly steps: readonly [head: number, feature: number, column: number]
   readonly columns: number
+  /** Whether they are where the request has them. */
+  readonly ownColumns: boolean
 }
 
 export interface RowsPlan {
@@ -81,7 +86,7 @@ export function planOf(request: AttentionRequest): Plan {
   const persistent = request.persistent?.keys.shape[2] ?? 0
   const groups: GroupPlan[] = []
   let start = 0
-  let offset = 0
+  let columns = 0
   for (const [index, { slots, distance, nearest, positions }] of request.groups.entries()) {
     if (slots === 0) continue
     const contiguous = distance.kind === 'contiguous'
@@ -89,26 +94,19 @@ export function planOf(request: AttentionRequest): Plan {
     const first = contiguous ? distance.first : 0
     const oldest = first + Math.floor((block - 1) / pace)
     const collides = positions?.beyond === 'clamp' && oldest > positions.high
+    const even = contiguous && pace === 1 && !collides
+    const placed = positions && sectionOf(positions, { even, first, slots, block, section: columns })
     groups.push({
       index,
       start,
       slots,
-      even: contiguous && pace === 1 && !collides,
+      even,
       pace,
       first,
       nearest,
-      ...(positions && {
-        positions: {
-          low: positions.low,
-          high: positions.high,
-          offset,
-          clamp: positions.beyond === 'clamp',
-          featureMajor: positions.featureMajor,
-          heads: positions.rows.shape[0]!,
-        },
-      }),
+      ...(placed && { positions: placed }),
     })
-    if (positions) offset += positions.high - positions.low + 1
+    columns += placed?.width ?? 0
     start += slots
   }
   if (persistent > 0)
@@ -133,8 +131,8 @@ export function planOf(request: AttentionRequest): Plan {
       start,
       ...groups.filter(({ index }) => index !== undefined).flatMap((group) => [group.start, group.slots]),
     ].every((steps) => steps % 4 === 0),
-    columns: offset,
-    steps: stepsOf(groups, size, offset),
+    columns,
+    ...stepsOf(groups, size, columns, block),
   }
 }
 
@@ -165,13 +163,50 @@ function rowsOf({ queryBias, persistent, terms }: AttentionRequest, size: number
 export const placedGroups = (groups: readonly GroupPlan[]) =>
   groups.filter((group): group is GroupPlan & { positions: PositionsPlan } => group.positions !== undefined)
 
-/** One group's keys are read where they are, those of several are put side by side first: features × columns. */
-function stepsOf(groups: readonly GroupPlan[], size: number, columns: number): Plan['steps'] {
+type Positions = NonNullable<AttentionRequest['groups'][number]['positions']>
+
+/** Tiles are as large as this at most, and divide it. */
+const largestTile = 64
+const upTo = (steps: number, multiple: number) => Math.ceil(steps / multiple) * multiple
+
+/**
+ * A group's columns, nearest last. Tiles of an even group take quads of them, at multiples of four, for all distances
+ * that any tile's pairs could have; where these have no key, it is zero.
+ */
+function sectionOf(
+  { rows, low, high, beyond, featureMajor }: Positions,
+  group: Pick<GroupPlan, 'even' | 'first' | 'slots'> & { block: number; section: number },
+): PositionsPlan {
+  const { even, first, slots, block, section } = group
+  const tiled = block > 1
+  const ahead = upTo(block, largestTile)
+  const count = high - low + 1
+  return {
+    low,
+    high,
+    section,
+    width: !tiled ? count : even ? ahead + upTo(slots, largestTile) : upTo(count, 4),
+    offset: section + (tiled && even ? first + ahead - high : 0),
+    clamp: beyond === 'clamp',
+    featureMajor,
+    heads: rows.shape[0]!,
+  }
+}
+
+/** A single query reads one group's keys where they are; else they are put side by side first: features × columns. */
+function stepsOf(
+  groups: readonly GroupPlan[],
+  size: number,
+  columns: number,
+  block: number,
+): Pick<Plan, 'steps' | 'ownColumns'> {
   const placed = placedGroups(groups)
   const [only] = placed
-  if (!only) return [0, 0, 0]
+  if (!only) return { steps: [0, 0, 0], ownColumns: false }
   const head = only.positions.heads === 1 ? 0 : size * columns
-  return placed.length === 1 ? [head, ...ownSteps(only.positions, size)] : [head, columns, 1]
+  return block === 1 && placed.length === 1
+    ? { steps: [head, ...ownSteps(only.positions, size)], ownColumns: true }
+    : { steps: [head, columns, 1], ownColumns: false }
 }
 
 /** Steps from one feature and distance to the next within a group's own tensor. */

@@ -41,7 +41,7 @@ const none = -${far};
 }
 
 /** Reading the queries' buffer, and what is known of a pair. For all shaders. */
-export function pairCode(plan: Plan, bound: Bound): string {
+export function pairCode(plan: Plan, bound: Bound, tiled = false): string {
   const { life, span } = plan
   const place = '((stream * (uniforms.sizes.z + 1) + i) * uniforms.sizes.w + j)'
   const read = (name: string, origin: string) =>
@@ -71,12 +71,12 @@ fn strengthAt(distance: f32, life: f32, flags: f32, span: f32) -> f32 {
 }
 ${bound.names.includes('selected') ? read('voted', `selected[${place}]`) : ''}
 ${bound.names.includes('voted') ? `${read('voted', `voted[${place} * 2]`)}\n${read('voteGradient', `voted[${place} * 2 + 1]`)}` : ''}
-${plan.groups.map(groupCode(plan, bound)).join('\n')}`
+${plan.groups.map(groupCode(plan, bound, tiled)).join('\n')}`
 }
 
 /** One group's keys and values, distances, and the columns of its distances. */
 const groupCode =
-  ({ aligned }: Plan, { names }: Bound) =>
+  ({ aligned }: Plan, { names }: Bound, tiled: boolean) =>
   (group: GroupPlan, g: number) => {
     const isPersistent = group.index === undefined
     const passed = group.pace === 1 ? 'i' : `i / uniforms.group${g}.z`
@@ -108,7 +108,7 @@ fn columnOf${g}(distance: i32) -> i32 {
 }
 fn positionAt${g}(head: i32, feature: i32, column: i32) -> f32 {
   let origin = head * uniforms.steps.x + feature * uniforms.steps.y + (${p}.z + column) * uniforms.steps.z;
-  return select(0.0, positions[max(origin, 0)], column >= 0);
+  return select(0.0, ${tiled ? 'positions[max(origin, 0) >> 2u][origin & 3]' : 'positions[max(origin, 0)]'}, column >= 0);
 }`
     : ''
 }
@@ -144,7 +144,7 @@ export const slotOf = (tile: Tile, { column }: Block) => `j0 + 4 * ${slotQuad(ti
 export function tileCode(plan: Plan, bound: Bound, tile: Tile): string {
   const { rows, groups } = plan
   const { source, size } = memoryOf(plan, tile)
-  return `${pairCode(plan, bound)}
+  return `${pairCode(plan, bound, true)}
 var<workgroup> tileMemory: array<vec4<f32>, ${size}>;
 var<workgroup> slotTile: array<vec4<f32>, ${tile.slots}>;
 /** Of each query: largest logit, 1 / total, Σ weight · gradient, span. */
@@ -222,8 +222,10 @@ fn positionQuad${g}(head: i32, feature: i32, columns: vec4<i32>) -> vec4<f32> {
   return vec4<f32>(positionAt${g}(head, feature, columns.x), positionAt${g}(head, feature, columns.y),
     positionAt${g}(head, feature, columns.z), positionAt${g}(head, feature, columns.w));
 }
-fn positionOf${g}(head: i32, feature: i32, distance: i32) -> f32 {
-  return ${whole ? `positionAt${g}(head, feature, columnOf${g}(distance))` : `select(0.0, positionAt${g}(head, feature, columnOf${g}(distance)), feature < D)`};
+/** Keys of four distances from there down, of a group that is even. */
+fn distanceQuad${g}(head: i32, feature: i32, distance: i32) -> vec4<f32> {
+  ${whole ? '' : 'if (feature >= D) { return vec4<f32>(); }'}
+  return positions[(head * uniforms.steps.x + feature * uniforms.steps.y + uniforms.positions${g}.z + uniforms.positions${g}.y - distance) >> 2u];
 }`
     : ''
 }
@@ -305,10 +307,6 @@ const loadQuads = (tile: Tile, rows: number, quads: number, store: string) => `
       ${store}
     }`
 
-/** Four distances' keys, from `distance0` down. */
-const distanceQuad = (g: number, feature: string, distance0: string) =>
-  `vec4<f32>(${[0, 1, 2, 3].map((k) => `positionOf${g}(head, ${feature}, ${distance0} - 4 * quad - ${k})`).join(', ')})`
-
 /** The distance of which a tile of group g has keys from there down: pair (i, j) has number queries + j - i of them. */
 const firstDistance = (tile: Tile, g: number) => `uniforms.group${g}.w - j0 + i0 + ${tile.queries}`
 
@@ -360,7 +358,7 @@ export function productCode(
       ${apart ? `tileMemory[${turned} + k] = rowQuad(stream, head, ${rows.position}, begin + row, i0 + 4 * quad);` : ''}`,
     )}
     ${loadQuads(tile, chunk, slots, `tileMemory[${right} + k] = ${source}Quad${g}(stream, head, begin + row, j0 + 4 * quad);`)}
-    ${even ? loadQuads(tile, chunk, queries + slots, `tileMemory[${positions} + k] = ${distanceQuad(g, 'begin + row', 'distance0')};`) : ''}
+    ${even ? loadQuads(tile, chunk, queries + slots, `tileMemory[${positions} + k] = distanceQuad${g}(head, begin + row, distance0 - 4 * quad);`) : ''}
     workgroupBarrier();
     for (var f = 0; f < ${chunk}; f++) {
       ${times(tile.rows, (r) => `let left${r} = tileMemory[${left} + f * ${queries} + ${queryQuad(tile, r)}];`)}
@@ -514,7 +512,7 @@ export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number)
       (own, c) => `{
     let distance0 = ${firstDistance(tile, g)};
     workgroupBarrier();
-    ${loadQuads(tile, tile.sumChunk, quads, `tileMemory[sourceAt(row, quad, ${quads})] = ${distanceQuad(g, `${c * tile.sumChunk} + row`, 'distance0')};`)}
+    ${loadQuads(tile, tile.sumChunk, quads, `tileMemory[sourceAt(row, quad, ${quads})] = distanceQuad${g}(head, ${c * tile.sumChunk} + row, distance0 - 4 * quad);`)}
     workgroupBarrier();
     for (var q = 0; q < ${slots}; q++) {
       ${four((y) => times(tile.rows, (k) => `let w${y}_${k} = tileMemory[pairAt(4 * q + ${y}, ${queryQuad(tile, k)}, ${queries})];`))}
