@@ -79,6 +79,31 @@ describe('a comparison', () => {
     expect(quality('killed')).toEqual(quality('whole'))
   }, 120_000)
 
+  test('of tasks is judged by answers; an unknown task costs its own rows alone', async () => {
+    const sizes = [...tiny.split(' '), '--warmup', '2', '--methods', 'fixed-span,selective', '--budgets', '4']
+    const tasks = [
+      '--task',
+      'parity,echo',
+      '--task-options',
+      '{"parity":{"length":3}}',
+      '--valid-tokens',
+      '32',
+    ]
+    const { code, stdout } = await lethe(...sizes, ...tasks, '--steps', '4', '--out', 'tasks')
+    expect(code).toBe(1)
+    expect(stdout).toContain('echo is left out: unknown task "echo"; known are copy,')
+    expect(stdout).toMatch(/^task +method +budget .* accuracy +chance/m)
+    expect(stdout).toMatch(/^parity +fixed-span +4 +4\.0 .* \d+\.\d % +50\.0 %/m)
+    expect(stdout).toMatch(/^echo +selective +4 +failed: unknown task "echo"/m)
+    const { runs, rows } = results('tasks')
+    const [{ figures, validation, training }] = runs
+    expect(rows[0].accuracy.mean).toBe(figures.accuracy)
+    expect(validation.at(-1).accuracy).toBe(figures.accuracy)
+    expect([training, figures.bitsPerByte, rows[0].bitsPerByte]).toEqual([[], undefined, undefined])
+    const page = readFileSync(join(folder, 'tasks', 'report.html'), 'utf8')
+    expect(page.includes('parity: within 2.0 % of the answers of the fixed span with 4 slots')).toBe(true)
+  }, 120_000)
+
   test('with a run that fails has the others, and says what failed', async () => {
     const two = [...options, '--methods', 'fixed-span,selective', '--budgets', '8', '--steps', '5']
     expect((await lethe(...two, '--out', 'failing')).code).toBe(0)

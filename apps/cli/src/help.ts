@@ -55,15 +55,20 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
     ],
   },
   compare: {
-    summary: 'which method, with what memory, for this text',
-    usage: 'lethe compare [--data PATH] [options]\n       lethe compare --resume FOLDER',
+    summary: 'which method, with what memory, for this text or task',
+    usage: 'lethe compare [--data PATH | --task NAME,…] [options]\n       lethe compare --resume FOLDER',
     details:
       'Trains every method with every budget and seed, then measures each alone. --span is how far back expire-span and\n' +
       'selective may look, which hold no window (default: 4 x the largest budget). The folder (default: runs/compare-N) gets\n' +
-      'results.json and report.html, and the runs, which are ordinary ones. Ctrl-C saves; --resume goes on.',
+      'results.json and report.html, and the runs, which are ordinary ones. Ctrl-C saves; --resume goes on. Models of a task\n' +
+      'are judged by the part of its answers that they get right.',
     examples: [
       ['lethe compare', 'all methods, small, on a text that is already installed'],
       ['lethe compare --data book.txt --methods fixed-span,selective --budgets 32,64,128 --seeds 0,1,2', ''],
+      [
+        'lethe compare --task copy,needle --budgets 8,32 --steps 1000',
+        'what each method remembers of a task',
+      ],
       ['lethe compare --resume runs/compare-1', 'go on where it was interrupted'],
     ],
   },

@@ -170,19 +170,19 @@ const table = {
   },
   task: {
     ...training,
-    commands: ['train'],
+    commands: ['train', 'compare'],
     kind: 'names',
     help: `instead of a text, a task: ${Object.keys(tasks).join(', ')}; compare: several with commas between them`,
   },
   'task-options': {
     ...training,
-    commands: ['train', 'eval'],
+    commands: ['train', 'compare', 'eval'],
     kind: 'json',
     help: 'options of the task, such as {"length":[1,20]}; of several tasks: by name',
   },
   'valid-tokens': {
     ...training,
-    commands: ['train', 'eval'],
+    commands: ['train', 'compare', 'eval'],
     kind: 'whole',
     least: 1,
     default: 1024,
@@ -366,7 +366,7 @@ const table = {
     kind: 'number',
     least: 0,
     default: 0.02,
-    help: 'bits per byte that still count as equal to the largest fixed span',
+    help: 'bits per byte, or part of the answers of a task, that still count as equal to the largest fixed span',
   },
   jobs: {
     group: 'Comparing',
@@ -584,7 +584,8 @@ export function parseConfig(content: unknown, command: CommandName, path: string
     const option = (optionTable as Record<string, Option>)[name]
     if (!option || name === 'config')
       throw new UsageError(`unknown option "${name}" in ${path}${suggestion(name, Object.keys(optionTable))}`)
-    if (!option.commands.includes(command) || value === null || value === false) continue
+    if (!option.commands.includes(command) || value === undefined || value === null || value === false)
+      continue
     given[name] = parseValue(name as OptionName, [value].flat().map(plainText), `"${name}" in ${path}`)
   }
   return given as Given

@@ -1,4 +1,4 @@
-/** lethe compare: methods × budgets × seeds on one text, trained side by side, measured one by one, in one table. */
+/** lethe compare: methods × budgets × seeds on one text or several tasks, trained side by side, measured one by one, in one table. */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
@@ -13,19 +13,21 @@ import {
   type Comparison,
   type CurvePoint,
   equalQuality,
+  qualityIn,
   type RunResult,
   rowsOf,
   slotsSaved,
   tableOf,
+  withinOf,
 } from '../compare/results'
-import { openData } from '../data'
+import { openData, type RunData } from '../data'
 import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
 import { type CommandLine, type Given, parseConfig } from '../options'
 import { count, duration, program, relativePath, StatusLine, shellQuoted } from '../output'
 import { reportPage } from '../pages/report'
 import { trainOptions } from '../session'
-import { decoderOf } from '../settings'
+import { decoderOf, type Settings } from '../settings'
 
 /** Options that may differ when a comparison goes on. */
 const free = ['jobs', 'json', 'resume', 'within', 'backend', 'threads', 'help']
@@ -33,27 +35,37 @@ const free = ['jobs', 'json', 'resume', 'within', 'backend', 'threads', 'help']
 export async function compareCommand({ given }: CommandLine): Promise<number> {
   const folder = given.resume ?? given.out ?? newFolder()
   const options = given.resume === undefined ? given : await resumed(given.resume, given)
-  const files = options.data?.map((path) => resolve(path)) ?? (await installedText())
-  if (!options.data && !given.json)
+  const plan = planRuns(options)
+  const files = options.task
+    ? undefined
+    : (options.data?.map((path) => resolve(path)) ?? (await installedText()))
+  if (!options.data && !options.task && !given.json)
     console.log(
       `text: TypeScript declaration files of the installed @tensorflow/tfjs-core (your own: --data FILE)`,
     )
-  const plan = planRuns({ ...options, data: files })
-  await checkPlan(plan, files)
-  if (given.resume === undefined) await begin(folder, { ...options, data: files })
-  return new CompareSession(folder, plan, { ...options, data: files }).run()
+  const whole: Given = { ...options, ...(files && { data: files }) }
+  await checkPlan(plan, whole)
+  if (given.resume === undefined) await begin(folder, whole)
+  return new CompareSession(folder, plan, whole).run()
 }
 
 /** Throws what the first step of any run would throw, before anything is written. */
-async function checkPlan(plan: readonly PlannedRun[], files: readonly string[]): Promise<void> {
-  const data = await openData({ data: files, tokenizer: plan[0]!.settings.tokenizer! })
+async function checkPlan(plan: readonly PlannedRun[], { data: files }: Given): Promise<void> {
   await startBackend({ backend: 'cpu' })
-  for (const { settings } of plan) {
+  const opened = new Map<string | undefined, RunData>()
+  for (const { settings, task, error } of plan) {
+    if (error !== undefined) continue
+    const data = opened.get(task) ?? (await openData(givenOf(settings, files)))
+    opened.set(task, data)
     const decoder = decoderOf(settings, data.vocabulary)
     checkTraining(trainOptions(settings, decoder, data))
     decoder.dispose()
   }
 }
+
+/** A run's options as its command line would have them. */
+const givenOf = (settings: Settings, data: Given['data']): Given =>
+  parseConfig({ ...settings, ...(data && { data }) }, 'train', 'the settings of a run')
 
 /** runs/compare-1, or the first number that is free. */
 function newFolder(): string {
@@ -113,7 +125,9 @@ class CompareSession {
     private readonly folder: string,
     private readonly plan: readonly PlannedRun[],
     private readonly given: Given,
-  ) {}
+  ) {
+    for (const { id, error } of plan) if (error !== undefined) this.errors.set(id, error)
+  }
 
   async run(): Promise<number> {
     const interrupt = (signal: NodeJS.Signals) => {
@@ -133,7 +147,9 @@ class CompareSession {
       this.print(
         `${this.plan.length} runs of ${count(this.plan[0]!.settings.steps)} steps, ${jobs} at a time, in ${relativePath(resolve(this.folder))}`,
       )
-      const waiting = [...this.plan]
+      for (const [task, error] of new Map(this.plan.map(({ task, error }) => [task, error])))
+        if (error !== undefined) this.print(`${task} is left out: ${error}`)
+      const waiting = this.plan.filter(({ error }) => error === undefined)
       const worker = async () => {
         for (let run = waiting.shift(); run && !this.interrupted; run = waiting.shift())
           await this.train(run, threads)
@@ -162,7 +178,7 @@ class CompareSession {
     const there = existsSync(join(path, 'config.json'))
     const config = join(this.folder, 'runs', `${run.id}.json`)
     if (!there)
-      await writeWhole(config, `${JSON.stringify({ ...run.settings, data: this.given.data }, null, 2)}\n`)
+      await writeWhole(config, `${JSON.stringify(givenOf(run.settings, this.given.data), null, 2)}\n`)
     const from = there ? ['--resume', path] : ['--config', config, '--out', path]
     await this.child(run, ['train', ...from, '--threads', String(threads)], (line) => {
       if (line.type === 'step') {
@@ -188,8 +204,9 @@ class CompareSession {
   private readonly measured = new Map<string, string>()
 
   private progress(): string {
-    const total = this.plan.reduce((sum, { settings }) => sum + settings.steps, 0)
-    const done = this.plan.reduce((sum, { id }) => sum + (this.steps.get(id) ?? 0), 0)
+    const plan = this.plan.filter(({ error }) => error === undefined)
+    const total = plan.reduce((sum, { settings }) => sum + settings.steps, 0)
+    const done = plan.reduce((sum, { id }) => sum + (this.steps.get(id) ?? 0), 0)
     const seconds = (performance.now() - this.began) / 1000
     const now = this.plan.filter(({ id, settings }) => {
       const step = this.steps.get(id) ?? 0
@@ -245,7 +262,7 @@ class CompareSession {
         cores: availableParallelism(),
       },
       backend: this.backend,
-      data: data!,
+      data: data ?? [],
       options: { ...options, steps: this.plan[0]!.settings.steps },
       runs,
     }
@@ -258,11 +275,12 @@ class CompareSession {
     if (json) console.log(JSON.stringify({ results, report, rows, equalQuality: equal }))
     else {
       for (const line of tableOf(rows)) console.log(line)
-      for (const { method, row, saved } of equal?.methods ?? [])
-        if (row && row !== equal!.reference)
-          console.log(
-            `${method}: within ${within} bits per byte of fixed-span ${equal!.reference.budget} with ${slotsSaved(row, saved!)}`,
-          )
+      for (const { task, reference, methods } of equal)
+        for (const { method, row, saved } of methods)
+          if (row && row !== reference)
+            console.log(
+              `${task === undefined ? '' : `${task}, `}${method}: within ${withinOf(within, qualityIn(reference))} of fixed-span ${reference.budget} with ${slotsSaved(row, saved!)}`,
+            )
       console.log(`\nreport: ${relativePath(resolve(report))}`)
       console.log(`results: ${relativePath(resolve(results))}`)
     }
@@ -271,18 +289,19 @@ class CompareSession {
 
   private async resultOf(run: PlannedRun): Promise<RunResult> {
     const { id, method, budget, seed } = run
+    const what = { id, ...(run.task !== undefined && { task: run.task }), method, budget, seed }
     const curves = await this.curvesOf(run)
     const error = this.errors.get(id)
-    if (error !== undefined) return { id, method, budget, seed, error, ...curves }
+    if (error !== undefined) return { ...what, error, ...curves }
     const { backend, figures } = JSON.parse(await readFile(this.figuresPath(run), 'utf8')) as {
       backend: string
       figures: Figures
     }
     this.backend = backend
-    return { id, method, budget, seed, figures, ...curves }
+    return { ...what, figures, ...curves }
   }
 
-  /** The run's metrics: training loss thinned to means of neighbouring steps, every evaluation. */
+  /** The run's metrics: training loss (of text) thinned to means of neighbouring steps, every evaluation. */
   private async curvesOf(run: PlannedRun): Promise<Pick<RunResult, 'training' | 'validation'>> {
     const text = await readFile(join(this.runPath(run), 'metrics.jsonl'), 'utf8').catch(() => '')
     // Seconds start anew where a run was resumed.
@@ -302,13 +321,14 @@ class CompareSession {
     const training: CurvePoint[] = []
     for (let from = 0; from < steps.length; from += width) {
       const part = steps.slice(from, from + width)
-      const mean = part.reduce((sum, { bitsPerByte }) => sum + bitsPerByte, 0) / part.length
-      const { step, seconds } = part.at(-1)!
+      const { step, seconds, bitsPerByte } = part.at(-1)!
+      if (bitsPerByte === undefined) continue
+      const mean = part.reduce((sum, point) => sum + point.bitsPerByte!, 0) / part.length
       training.push({ step, seconds, bitsPerByte: mean })
     }
     const validation = lines
       .filter(({ type }) => type === 'eval')
-      .map(({ step, seconds, bitsPerByte }) => ({ step, seconds, bitsPerByte }))
+      .map(({ step, seconds, bitsPerByte, accuracy }) => ({ step, seconds, bitsPerByte, accuracy }))
     return { training, validation }
   }
 

@@ -1,4 +1,6 @@
 /** Which runs a comparison consists of. */
+import { LetheError } from '@lethe/core'
+import { taskOf } from '../data'
 import { UsageError } from '../errors'
 import { methodOptionNames, methods } from '../methods'
 import type { Given } from '../options'
@@ -12,6 +14,10 @@ export interface PlannedRun {
   /** Slots per layer that the method may hold. */
   readonly budget: number
   readonly seed: number
+  /** What it learns, where that is no text. */
+  readonly task?: string
+  /** Why it cannot be made. */
+  readonly error?: string
   readonly settings: Settings
 }
 
@@ -35,9 +41,9 @@ const defaultBudgets: readonly number[] = [64]
 const defaultSeeds: readonly number[] = [0]
 
 /**
- * Every method with every budget and seed. `--span` is how far back those methods may reach whose slots are no
+ * Every method with every budget and seed, on the text or on every task. A task that cannot be made costs its own runs alone. `--span` is how far back those methods may reach whose slots are no
  * window (expire-span, selective): four times the largest budget unless given.
- * @throws UsageError where options do not fit the methods
+ * @throws UsageError where options do not fit the methods, or no task can be made
  */
 export function planRuns(given: Given): PlannedRun[] {
   const { methods: names = Object.keys(methods), budgets = defaultBudgets, seeds = defaultSeeds } = given
@@ -49,20 +55,58 @@ export function planRuns(given: Given): PlannedRun[] {
     throw new UsageError(
       `--span ${reach} is less than the budget ${Math.max(...budgets)}: a method cannot hold more slots than it may look back`,
     )
-  return [...new Set(names)].flatMap((method) =>
-    [...new Set(budgets)].flatMap((budget) =>
-      [...new Set(seeds)].map((seed): PlannedRun => {
-        const own = methods[method]!.options
-        const others = methodOptionNames.filter((name) => !own.includes(name))
-        const shared = Object.fromEntries(
-          Object.entries(given).filter(([name]) => !(others as readonly string[]).includes(name)),
-        ) as Given
-        const settings = settingsOf(
-          { ...shared, ...(methods[method]!.withBudget(budget, reach) as Given), method, seed },
-          compareDefaults,
-        )
-        return { id: `${method}-${budget}-seed${seed}`, method, budget, seed, settings }
-      }),
+  return dataOf(given).flatMap(({ data, task, error }) =>
+    [...new Set(names)].flatMap((method) =>
+      [...new Set(budgets)].flatMap((budget) =>
+        [...new Set(seeds)].map((seed): PlannedRun => {
+          const own = methods[method]!.options
+          const others = methodOptionNames.filter((name) => !own.includes(name))
+          const shared = Object.fromEntries(
+            Object.entries({ ...given, ...data }).filter(
+              ([name]) => !(others as readonly string[]).includes(name),
+            ),
+          ) as Given
+          const settings = settingsOf(
+            { ...shared, ...(methods[method]!.withBudget(budget, reach) as Given), method, seed },
+            compareDefaults,
+          )
+          return {
+            id: `${task === undefined ? '' : `${task}-`}${method}-${budget}-seed${seed}`,
+            ...{ method, budget, seed, settings },
+            ...(task !== undefined && { task }),
+            ...(error !== undefined && { error }),
+          }
+        }),
+      ),
     ),
   )
+}
+
+/** What the runs learn from: the text, or each task with its options. */
+function dataOf(given: Given): { data: Given; task?: string; error?: string }[] {
+  const { task: names, 'task-options': options, ...rest } = given
+  if (!names) {
+    taskOf(given)
+    return [{ data: {} }]
+  }
+  const stray = names.length > 1 && Object.keys(options ?? {}).find((name) => !names.includes(name))
+  if (stray)
+    throw new UsageError(
+      `--task-options of several tasks go by their names (${names.join(', ')}), such as {"${names[0]}":{…}}, not by "${stray}"`,
+    )
+  const errors: LetheError[] = []
+  const each = names.map((task) => {
+    const own = names.length > 1 ? (options?.[task] as Given['task-options']) : options
+    const data: Given = { task: [task], ...(own && { 'task-options': own }) }
+    try {
+      taskOf({ ...rest, ...data })
+      return { data, task }
+    } catch (error) {
+      if (!LetheError.isInstance(error)) throw error
+      errors.push(error)
+      return { data, task, error: error.message }
+    }
+  })
+  if (errors.length === names.length) throw errors[0]
+  return each
 }

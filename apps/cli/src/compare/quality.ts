@@ -2,13 +2,11 @@
 import type { Evaluation } from '@lethe/trainer'
 import { percent } from '../output'
 
-type Measured = Partial<Pick<Evaluation, 'bitsPerByte' | 'accuracy'>>
+type Measured = { readonly [name in 'bitsPerByte' | 'accuracy']?: Evaluation[name] | undefined }
 
 export interface Quality {
   readonly name: keyof Measured
   readonly label: string
-  /** Over a column of a table. */
-  readonly column: string
   /** 1 where more is worse, -1 where more is better. */
   readonly worse: 1 | -1
   readonly format: (value: number) => string
@@ -18,7 +16,6 @@ export interface Quality {
 const bitsPerByte: Quality = {
   name: 'bitsPerByte',
   label: 'bits per byte',
-  column: 'bits/byte',
   worse: 1,
   format: (value) => value.toFixed(4),
   of: (figures) => figures.bitsPerByte,
@@ -27,7 +24,6 @@ const bitsPerByte: Quality = {
 const accuracy: Quality = {
   name: 'accuracy',
   label: 'accuracy',
-  column: 'accuracy',
   worse: -1,
   format: percent,
   of: (figures) => figures.accuracy,

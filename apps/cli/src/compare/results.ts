@@ -1,16 +1,21 @@
 /** What a comparison found: results of runs, rows of the table, and the smallest memory that is good enough. */
-import { bytes, count } from '../output'
+import { bytes, count, percent } from '../output'
 import type { Figures } from './figures'
+import { type Quality, qualityOf } from './quality'
 
+/** Training has bits per byte of text alone; an evaluation has the quality that models are compared by. */
 export interface CurvePoint {
   readonly step: number
   /** Of training, evaluations included. */
   readonly seconds: number
-  readonly bitsPerByte: number
+  readonly bitsPerByte?: number | undefined
+  readonly accuracy?: number | undefined
 }
 
 export interface RunResult {
   readonly id: string
+  /** What it learned, where that is no text. */
+  readonly task?: string
   readonly method: string
   readonly budget: number
   readonly seed: number
@@ -32,6 +37,7 @@ export interface Comparison {
     readonly cores: number
   }
   readonly backend: string
+  /** Files of the text; none of tasks. */
   readonly data: readonly string[]
   /** Options that all runs share. */
   readonly options: Readonly<Record<string, unknown>>
@@ -44,13 +50,18 @@ export interface Spread {
   readonly deviation: number | undefined
 }
 
-/** One method with one budget, over all seeds that finished. */
+/** One method with one budget on one task (or the text), over all seeds that finished. */
 export interface Row {
+  readonly task?: string
   readonly method: string
   readonly budget: number
   readonly seeds: number
   readonly failed: readonly string[]
-  readonly bitsPerByte: Spread
+  /** Of text. */
+  readonly bitsPerByte?: Spread
+  /** Of tasks: the part of the answers that are right, and that guessing gets right. */
+  readonly accuracy?: Spread
+  readonly chance?: number
   readonly perplexity: Spread
   /** Held, mean over layers, rows and blocks of the evaluation. */
   readonly slots: Spread
@@ -73,18 +84,22 @@ export function spreadOf(values: readonly number[]): Spread {
 export function rowsOf(runs: readonly RunResult[]): Row[] {
   const groups = new Map<string, RunResult[]>()
   for (const run of runs) {
-    const key = `${run.method} ${run.budget}`
+    const key = `${run.task ?? ''} ${run.method} ${run.budget}`
     groups.set(key, [...(groups.get(key) ?? []), run])
   }
   return [...groups.values()].map((group) => {
     const figures = group.flatMap((run) => run.figures ?? [])
     const spread = (read: (figures: Figures) => number) => spreadOf(figures.map(read))
+    const { task, method, budget } = group[0]!
+    const [first] = figures
     return {
-      method: group[0]!.method,
-      budget: group[0]!.budget,
+      ...(task !== undefined && { task }),
+      method,
+      budget,
       seeds: figures.length,
       failed: group.flatMap(({ error }) => error ?? []),
-      bitsPerByte: spread((figure) => figure.bitsPerByte!),
+      ...(first && { [qualityOf(first).name]: spread((figure) => qualityOf(figure).of(figure)!) }),
+      ...(first?.chance !== undefined && { chance: first.chance }),
       perplexity: spread((figure) => figure.perplexity),
       slots: spread((figure) => figure.slots),
       attended: spread(({ layers }) => spreadOf(layers.flatMap(({ attended }) => attended)).mean),
@@ -96,7 +111,21 @@ export function rowsOf(runs: readonly RunResult[]): Row[] {
   })
 }
 
-/** The answer to "with how little memory is a method as good as the reference, within so many bits per byte?" */
+/** The figure that a row is judged by. */
+export const qualityIn = (row: Row): { readonly quality: Quality; readonly spread: Spread } => {
+  const quality: Quality = qualityOf({ accuracy: row.accuracy?.mean })
+  return { quality, spread: row[quality.name]! }
+}
+
+/** Rows by their task, in order; of a text, all under undefined. */
+export function byTask<T extends { readonly task?: string }>(
+  rows: readonly T[],
+): [string | undefined, T[]][] {
+  const tasks = [...new Set(rows.map(({ task }) => task))]
+  return tasks.map((task) => [task, rows.filter((row) => row.task === task)])
+}
+
+/** The answer to "with how little memory is a method as good as the reference, within so much?" */
 export interface EqualQuality {
   readonly method: string
   /** The row with the fewest slots that is good enough; undefined if none is. */
@@ -105,73 +134,104 @@ export interface EqualQuality {
   readonly saved: number | undefined
 }
 
+export interface EqualQualities {
+  readonly task?: string
+  readonly reference: Row
+  readonly methods: readonly EqualQuality[]
+}
+
 /**
- * For each method, its row with the fewest mean slots whose mean bits per byte are at most `within` above the
- * reference's: the fixed span with the largest budget.
+ * For each task and method, its row with the fewest mean slots that is at most `within` worse (bits per byte, or the
+ * part of the answers) than the reference: the fixed span with the largest budget. Nothing where there is none.
  */
-export function equalQuality(
-  rows: readonly Row[],
-  within: number,
-): { readonly reference: Row; readonly methods: readonly EqualQuality[] } | undefined {
-  const done = rows.filter(({ seeds }) => seeds > 0)
-  const fixed = done.filter(({ method }) => method === 'fixed-span')
-  if (fixed.length === 0) return undefined
-  const reference = fixed.reduce((a, b) => (b.budget > a.budget ? b : a))
-  const limit = reference.bitsPerByte.mean + within
-  const methods = [...new Set(done.map(({ method }) => method))].map((method) => {
-    const enough = done.filter((row) => row.method === method && row.bitsPerByte.mean <= limit)
-    const row =
-      enough.length === 0 ? undefined : enough.reduce((a, b) => (b.slots.mean < a.slots.mean ? b : a))
-    return { method, row, saved: row && reference.slots.mean / row.slots.mean }
+export function equalQuality(rows: readonly Row[], within: number): EqualQualities[] {
+  return byTask(rows.filter(({ seeds }) => seeds > 0)).flatMap(([task, done]) => {
+    const fixed = done.filter(({ method }) => method === 'fixed-span')
+    if (fixed.length === 0) return []
+    const reference = fixed.reduce((a, b) => (b.budget > a.budget ? b : a))
+    const methods = [...new Set(done.map(({ method }) => method))].map((method) => {
+      const enough = done.filter((row) => row.method === method && lost(row, reference) <= within)
+      const row =
+        enough.length === 0 ? undefined : enough.reduce((a, b) => (b.slots.mean < a.slots.mean ? b : a))
+      return { method, row, saved: row && reference.slots.mean / row.slots.mean }
+    })
+    return [{ ...(task !== undefined && { task }), reference, methods }]
   })
-  return { reference, methods }
+}
+
+/** By how much a row is worse than another one of the same task. */
+function lost(row: Row, reference: Row): number {
+  const { quality, spread } = qualityIn(row)
+  return quality.worse * (spread.mean - reference[quality.name]!.mean)
 }
 
 /** How much memory that is, beside the reference's. */
 export const slotsSaved = (row: Row, saved: number): string =>
   `${row.slots.mean.toFixed(1)} slots${saved >= 1.05 ? `, ${saved.toFixed(1)} times fewer` : ''}`
 
-/** The table as lines of text: absolute numbers, with the spread over seeds where there are several. */
-export function tableOf(rows: readonly Row[]): string[] {
-  const number = (digits: number) => (value: number) => value.toFixed(digits)
-  const cell = ({ mean, deviation }: Spread, format: (value: number) => string) =>
+/** What counts as equal, in words. */
+export const withinOf = (within: number, { quality }: { readonly quality: Quality }): string =>
+  quality.name === 'accuracy' ? `${percent(within)} of the answers` : `${within} ${quality.label}`
+
+interface Column {
+  readonly head: string
+  /** What a row that has no figures has, too. */
+  readonly always?: true
+  readonly cell: (row: Row) => string
+}
+
+/** Columns of the table: absolute numbers, with the spread over seeds where there are several. */
+export function columnsOf(rows: readonly Row[]): Column[] {
+  const spread = ({ mean, deviation }: Spread, format: (value: number) => string) =>
     deviation === undefined ? format(mean) : `${format(mean)} ± ${format(deviation)}`
+  const number = (value: number) => value.toFixed(1)
+  const tasks = rows.some(({ task }) => task !== undefined)
+  const quality = (row: Row) => {
+    const { quality, spread: found } = qualityIn(row)
+    return spread(found, quality.format)
+  }
+  return [
+    ...(tasks ? [{ head: 'task', always: true, cell: ({ task }: Row) => task! } as const] : []),
+    { head: 'method', always: true, cell: ({ method }) => method },
+    { head: 'budget', always: true, cell: ({ budget }) => String(budget) },
+    { head: 'mean slots', cell: (row) => spread(row.slots, number) },
+    { head: 'attended', cell: (row) => spread(row.attended, number) },
+    { head: tasks ? 'accuracy' : 'bits/byte', cell: quality },
+    ...(tasks ? [{ head: 'chance', cell: ({ chance }: Row) => percent(chance!) }] : []),
+    { head: 'memory/stream', cell: (row) => bytes(row.memoryBytes.mean) },
+    { head: 'peak tensors', cell: (row) => bytes(row.peakTensorBytes.mean) },
+    { head: 'ms/block', cell: (row) => spread(row.trainingMsPerBlock, number) },
+    { head: 'tokens/s', cell: (row) => count(row.trainingTokensPerSecond.mean) },
+    {
+      head: 'seeds',
+      cell: ({ seeds, failed }) => (failed.length > 0 ? `${seeds} (${failed.length} failed)` : String(seeds)),
+    },
+  ]
+}
+
+/** The table as lines of text. */
+export function tableOf(rows: readonly Row[]): string[] {
+  const columns = columnsOf(rows)
+  const named = columns.filter(({ always }) => always)
   const lines = [
-    [
-      'method',
-      'budget',
-      'mean slots',
-      'attended',
-      'bits/byte',
-      'memory/stream',
-      'peak tensors',
-      'ms/block',
-      'tokens/s',
-      'seeds',
-    ],
+    columns.map(({ head }) => head),
     ...rows.map((row) =>
       row.seeds === 0
-        ? [row.method, String(row.budget), `failed: ${row.failed[0]}`]
-        : [
-            row.method,
-            String(row.budget),
-            cell(row.slots, number(1)),
-            cell(row.attended, number(1)),
-            cell(row.bitsPerByte, number(4)),
-            bytes(row.memoryBytes.mean),
-            bytes(row.peakTensorBytes.mean),
-            cell(row.trainingMsPerBlock, number(1)),
-            count(row.trainingTokensPerSecond.mean),
-            row.failed.length > 0 ? `${row.seeds} (${row.failed.length} failed)` : String(row.seeds),
-          ],
+        ? [...named.map(({ cell }) => cell(row)), `failed: ${row.failed[0]}`]
+        : columns.map(({ cell }) => cell(row)),
     ),
   ]
-  const widths = lines[0]!.map((_, column) =>
-    Math.max(...lines.filter((line) => line.length > 3).map((line) => line[column]!.length)),
+  const widths = columns.map((_, column) =>
+    Math.max(
+      ...lines
+        .filter((line) => line.length === columns.length || column < named.length)
+        .map((line) => line[column]!.length),
+    ),
   )
+  const words = named.length - 1
   return lines.map((line) =>
     line
-      .map((text, column) => (column === 0 ? text.padEnd(widths[0]!) : text.padStart(widths[column]!)))
+      .map((text, column) => (column < words ? text.padEnd(widths[column]!) : text.padStart(widths[column]!)))
       .join('  ')
       .trimEnd(),
   )

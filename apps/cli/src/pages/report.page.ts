@@ -1,5 +1,14 @@
 /** The script of report.html: charts of a comparison. */
-import type { Comparison, Row, RunResult } from '../compare/results'
+import type { PositionFigures } from '../compare/figures'
+import type { Quality } from '../compare/quality'
+import {
+  byTask,
+  type Comparison,
+  type CurvePoint,
+  qualityIn,
+  type Row,
+  type RunResult,
+} from '../compare/results'
 import { type Axis, type ChartOptions, drawChart, type Point, type Series } from './chart'
 
 const { comparison, rows } = JSON.parse(document.getElementById('data')!.textContent!) as {
@@ -9,7 +18,6 @@ const { comparison, rows } = JSON.parse(document.getElementById('data')!.textCon
 const methods = [...new Set(comparison.runs.map(({ method }) => method))]
 const colourOf = (method: string) => `var(--series-${methods.indexOf(method) % 6})`
 const several = new Set(comparison.runs.map(({ budget }) => budget)).size > 1
-const done = comparison.runs.filter((run) => run.figures !== undefined)
 
 const short = (value: number) =>
   value >= 1e9
@@ -19,91 +27,112 @@ const short = (value: number) =>
       : value >= 1e4
         ? `${+(value / 1e3).toFixed(1)}k`
         : `${+value.toFixed(value < 10 ? 1 : 0)}`
-const quality: Axis = { label: 'bits per byte', format: (value) => value.toFixed(3) }
 
-function chart(id: string, options: ChartOptions): void {
-  const place = document.getElementById(id)
-  if (place) drawChart(place, options)
+for (const [index, [task, own]] of byTask(rows).entries()) {
+  const found = own.find(({ seeds }) => seeds > 0)
+  if (found) charts(index, task, own, qualityIn(found).quality)
 }
 
-/** A row's quality with its spread, over whichever figure stands for its memory. */
-const front = (read: (row: Row) => number): Series[] =>
-  methods.map((method) => ({
-    name: method,
-    colour: colourOf(method),
-    dots: true,
-    points: rows
-      .filter((row) => row.method === method && row.seeds > 0)
-      .map((row): Point => {
-        const { mean, deviation } = row.bitsPerByte
-        return {
-          x: read(row),
-          y: mean,
-          label: `budget ${row.budget}, ${row.seeds} ${row.seeds === 1 ? 'seed' : 'seeds'}`,
-          ...(deviation !== undefined && { low: mean - deviation, high: mean + deviation }),
-        }
-      })
-      .sort((a, b) => a.x - b.x),
-  }))
+/** The charts of one task, or of the text. */
+function charts(
+  index: number,
+  task: string | undefined,
+  own: readonly Row[],
+  { name, label, format }: Quality,
+): void {
+  const runs = comparison.runs.filter((run) => run.task === task)
+  const done = runs.filter(({ figures }) => figures !== undefined)
+  const y: Axis = {
+    label,
+    format: name === 'accuracy' ? format : (value) => value.toFixed(3),
+  }
+  const chart = (id: string, options: ChartOptions) => {
+    const place = document.getElementById(`${id}-${index}`)
+    if (place) drawChart(place, options)
+  }
 
-/** One line for each run. */
-const lines = (
-  points: (run: RunResult) => readonly Point[],
-  more: Partial<Series> = {},
-  runs = done,
-): Series[] =>
-  runs.map((run) => ({
-    name: run.method,
-    colour: colourOf(run.method),
-    points: points(run).map((point) => ({
-      ...point,
-      label: `${several ? `budget ${run.budget}, ` : ''}seed ${run.seed}`,
-    })),
-    ...more,
-  }))
+  /** A row's quality with its spread, over whichever figure stands for its memory. */
+  const front = (read: (row: Row) => number): Series[] =>
+    methods.map((method) => ({
+      name: method,
+      colour: colourOf(method),
+      dots: true,
+      points: own
+        .filter((row) => row.method === method && row.seeds > 0)
+        .map((row): Point => {
+          const { mean, deviation } = qualityIn(row).spread
+          return {
+            x: read(row),
+            y: mean,
+            label: `budget ${row.budget}, ${row.seeds} ${row.seeds === 1 ? 'seed' : 'seeds'}`,
+            ...(deviation !== undefined && { low: mean - deviation, high: mean + deviation }),
+          }
+        })
+        .sort((a, b) => a.x - b.x),
+    }))
 
-chart('front-slots', {
-  x: { label: 'mean slots per layer', log: true, format: short },
-  y: quality,
-  series: front((row) => row.slots.mean),
-})
-chart('front-bytes', {
-  x: { label: 'bytes of memory per stream', log: true, format: short },
-  y: quality,
-  series: front((row) => row.memoryBytes.mean),
-})
-const everyRun = comparison.runs.filter(({ training }) => training.length > 0)
-const curves = (x: (point: RunResult['training'][number]) => number) => [
-  ...lines(
-    (run) => run.training.map((point) => ({ x: x(point), y: point.bitsPerByte })),
-    { dashed: true },
-    everyRun,
-  ),
-  ...lines(
-    (run) => run.validation.map((point) => ({ x: x(point), y: point.bitsPerByte })),
-    { dots: true },
-    everyRun,
-  ),
-]
-chart('by-step', { x: { label: 'step', format: short }, y: quality, series: curves(({ step }) => step) })
-chart('by-time', {
-  x: { label: 'seconds of training', format: short },
-  y: quality,
-  series: curves(({ seconds }) => seconds),
-})
-chart('by-position', {
-  x: { label: 'tokens read before', log: true, format: short },
-  y: quality,
-  series: lines(
-    ({ figures }) =>
-      figures!.byPosition.map(({ from, to, bitsPerByte }) => ({ x: (from + to) / 2, y: bitsPerByte! })),
-    { dots: true },
-  ),
-})
-chart('slots-over-time', {
-  x: { label: 'tokens read', log: true, format: short },
-  y: { label: 'slots per layer', format: short },
-  series: lines(({ figures }) =>
-    figures!.slotsOverTime.map(({ position, slots }) => ({ x: position, y: slots })),
-  ),
-})
+  /** One line for each run. */
+  const lines = (
+    points: (run: RunResult) => readonly Point[],
+    more: Partial<Series> = {},
+    chosen = done,
+  ): Series[] =>
+    chosen.map((run) => ({
+      name: run.method,
+      colour: colourOf(run.method),
+      points: points(run).map((point) => ({
+        ...point,
+        label: `${several ? `budget ${run.budget}, ` : ''}seed ${run.seed}`,
+      })),
+      ...more,
+    }))
+
+  /** Those of these figures that have this quality: of tasks, training has none. */
+  const points = <T extends CurvePoint | PositionFigures>(
+    list: readonly T[],
+    x: (one: T) => number,
+  ): Point[] =>
+    list.flatMap((one) => {
+      const value = one[name]
+      return value === undefined ? [] : [{ x: x(one), y: value }]
+    })
+  const curves = (x: (point: CurvePoint) => number) => [
+    ...lines((run) => points(run.training, x), { dashed: true }, runs).filter(
+      ({ points }) => points.length > 0,
+    ),
+    ...lines((run) => points(run.validation, x), { dots: true }, runs).filter(
+      ({ points }) => points.length > 0,
+    ),
+  ]
+
+  chart('front-slots', {
+    x: { label: 'mean slots per layer', log: true, format: short },
+    y,
+    series: front((row) => row.slots.mean),
+  })
+  chart('front-bytes', {
+    x: { label: 'bytes of memory per stream', log: true, format: short },
+    y,
+    series: front((row) => row.memoryBytes.mean),
+  })
+  chart('by-step', { x: { label: 'step', format: short }, y, series: curves(({ step }) => step) })
+  chart('by-time', {
+    x: { label: 'seconds of training', format: short },
+    y,
+    series: curves(({ seconds }) => seconds),
+  })
+  chart('by-position', {
+    x: { label: 'tokens read before', log: true, format: short },
+    y,
+    series: lines(({ figures }) => points(figures!.byPosition, ({ from, to }) => (from + to) / 2), {
+      dots: true,
+    }),
+  })
+  chart('slots-over-time', {
+    x: { label: 'tokens read', log: true, format: short },
+    y: { label: 'slots per layer', format: short },
+    series: lines(({ figures }) =>
+      figures!.slotsOverTime.map(({ position, slots }) => ({ x: position, y: slots })),
+    ),
+  })
+}
