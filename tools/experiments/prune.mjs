@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 /**
- * node tools/experiments/prune.mjs FOLDER --data FILE [--backend wasm] [--budgets 256,…,8] [--bytes 131072] [--batch 64]
+ * node tools/experiments/prune.mjs MODEL --data FILE [--backend wasm] [--budgets 256,…,8] [--bytes 131072] [--batch 64]
  *                                  [--block 16] [--greedy --full 64 --step 8]
+ *
+ * MODEL: the folder of a run or checkpoint, or a model.safetensors of one, such as run.mjs leaves beside its results.
  *
  * What a trained model of Selective Attention loses when its memory is cut to fewer slots: bits per byte on the first
  * --bytes of the validation part, once with all of its span, then with each budget, every layer the same; a line of JSON
@@ -11,10 +13,10 @@
  * --greedy then chooses budgets layer by layer (`allocateBudgets` of @lethe/selective) from --full slots down, in steps
  * of --step, on the next quarter of --bytes, and scores each on the same text as before.
  */
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { disposeBackend, useBackend } from '@lethe/backends'
-import { fixedSpan } from '@lethe/core'
+import { decodeSafetensors, fixedSpan } from '@lethe/core'
 import { allocateBudgets, selective } from '@lethe/selective'
 import { evaluate, loadModel } from '@lethe/trainer'
 import { openText, readRun } from '@lethe/trainer/node'
@@ -34,7 +36,7 @@ const { values: given, positionals } = parseArgs({
   },
 })
 if (!given.data || positionals.length !== 1)
-  throw new Error('give the folder of one run or checkpoint, and --data FILE')
+  throw new Error('give one run, checkpoint or model, and --data FILE')
 const [bytes, batch, block] = [given.bytes, given.batch, given.block].map(Number)
 
 /** Tokens [from, to) of a source, a byte each. */
@@ -45,8 +47,11 @@ const part = (source, from, to) => ({
 })
 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
-const { checkpoint } = await readRun(positionals[0])
-if (!checkpoint) throw new Error(`the run in ${positionals[0]} has no checkpoint`)
+const [path] = positionals
+const { checkpoint } = path.endsWith('.safetensors')
+  ? { checkpoint: { model: decodeSafetensors(readFileSync(path), path) } }
+  : await readRun(path)
+if (!checkpoint) throw new Error(`the run in ${path} has no checkpoint`)
 await useBackend(given.backend, existsSync(softwareVulkan) ? { softwareVulkan } : {})
 const { decoder, tokenizer } = await loadModel(checkpoint.model, { 'fixed-span': fixedSpan, selective })
 const { validation } = await openText(given.data, { tokenizer })
