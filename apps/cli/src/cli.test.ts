@@ -76,12 +76,16 @@ describe('results', () => {
   })
 
   test('a resumed run equals an uninterrupted one', async () => {
-    const first = await lethe('train', ...training, '--out', 'parts', '--steps', '5', '--json')
+    const curves = ['--tensorboard', '--steps', '5', '--json']
+    const first = await lethe('train', ...training, '--out', 'parts', ...curves)
     expect(first.code).toBe(0)
     const more = await lethe('train', '--resume', 'parts', '--steps', '10')
     expect(more.code).toBe(0)
     expect(more.stdout).toContain('going on after step 5')
     expect(metricsOf('parts')).toEqual(metricsOf('run'))
+    // What the run was begun with goes on: a file of curves of each part.
+    expect(more.stdout).toContain('curves: tensorboard --logdir parts/tensorboard')
+    expect(readdirSync(join(folder, 'parts/tensorboard'))).toHaveLength(2)
   })
 
   test('measure says what a run remembers, and what that costs', async () => {

@@ -27,6 +27,10 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
         'lethe train --task copy --task-options \'{"length":[1,20]}\' --out runs/copy',
         'answers right, beside chance',
       ],
+      [
+        'lethe train --data book.txt --out runs/book --tensorboard',
+        'curves for TensorBoard, in runs/book/tensorboard',
+      ],
       ['lethe train --resume runs/book --steps 5000', 'go on, for longer'],
       ['lethe train --config runs/a/config.json --seed 1 --out runs/b', 'the same with another seed'],
     ],

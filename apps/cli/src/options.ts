@@ -26,7 +26,13 @@ export type CommandName = (typeof commandNames)[number]
 
 type Kind =
   | { readonly kind: 'flag' }
-  | { readonly kind: 'text'; readonly placeholder: string; readonly many?: boolean }
+  | {
+      readonly kind: 'text'
+      readonly placeholder: string
+      readonly many?: boolean
+      /** The value may be left out: it is '' then. */
+      readonly optional?: boolean
+    }
   | { readonly kind: 'names' }
   | { readonly kind: 'json' }
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
@@ -291,6 +297,14 @@ const table = {
     default: 500,
     help: 'steps between checkpoints, 0 for one at the end',
   },
+  tensorboard: {
+    ...training,
+    commands: ['train'],
+    kind: 'text',
+    placeholder: '[FOLDER]',
+    optional: true,
+    help: 'curves for TensorBoard, too, in this folder (default: tensorboard in the run)',
+  },
   retry: {
     ...training,
     commands: ['train'],
@@ -519,8 +533,12 @@ export interface CommandLine {
  */
 export function parseCommandLine(command: CommandName, args: readonly string[]): CommandLine {
   const known = Object.fromEntries(optionsOf(command))
+  const alone = (arg: string, next: string | undefined) => {
+    const option = arg.startsWith('--') ? known[arg.slice(2)] : undefined
+    return option?.kind === 'text' && option.optional && (next === undefined || next.startsWith('-'))
+  }
   const { tokens } = parseArgs({
-    args: [...args],
+    args: args.map((arg, at) => (alone(arg, args[at + 1]) ? `${arg}=` : arg)),
     strict: false,
     allowPositionals: true,
     tokens: true,
@@ -550,7 +568,8 @@ export function parseCommandLine(command: CommandName, args: readonly string[]):
       texts.set(name, ['true'])
       continue
     }
-    if (value === undefined || value === '' || value.startsWith('--'))
+    const optional = option.kind === 'text' && option.optional
+    if (value === undefined || (value === '' && !optional) || value.startsWith('--'))
       throw new UsageError(`--${name} needs a value: --${name} ${placeholder(option)}`)
     texts.set(name, [...(texts.get(name) ?? []), value])
   }

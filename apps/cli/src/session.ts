@@ -4,7 +4,7 @@ import { BackendError, type BackendInfo } from '@lethe/backends'
 import type { Decoder } from '@lethe/core'
 import type { EvalEvent, Evaluation, StepEvent } from '@lethe/trainer'
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
-import { RunFolder } from '@lethe/trainer/node'
+import { RunFolder, TensorBoardFile } from '@lethe/trainer/node'
 import type { RunData } from './data'
 import {
   bytes,
@@ -24,6 +24,8 @@ export interface Session {
   readonly options: TrainOptions
   readonly run: RunFolder
   readonly json: boolean
+  /** Folder of curves for TensorBoard. */
+  readonly curves?: string | undefined
   /** Of the backend that computes. */
   readonly backend: BackendInfo
 }
@@ -89,7 +91,7 @@ export async function createRun(out: string, config: unknown, keep: number): Pro
 export async function runTraining(
   session: Session,
 ): Promise<{ finished: boolean; last: EvalEvent | undefined }> {
-  const { options, run, json, backend } = session
+  const { options, run, json, backend, curves } = session
   const before = options.resume?.step ?? 0
   const status = new StatusLine(process.stdout)
   const paint = colours(process.stdout)
@@ -105,18 +107,22 @@ export async function runTraining(
   process.on('SIGINT', interrupt)
   process.on('SIGTERM', interrupt)
 
+  let tensorBoard: TensorBoardFile | undefined
   let saved = options.resume?.path
   let last: EvalEvent | undefined
   let finished = true
   try {
+    if (curves) tensorBoard = await TensorBoardFile.create(curves, before)
     const events = train({
       ...options,
+      report: curves !== undefined,
       checkpoints: run.checkpoints,
       signal: interruption.signal,
       check: backend.throwIfFailed,
     })
     for await (const event of events) {
       await run.record(event)
+      await tensorBoard?.append(event)
       if (json && event.type !== 'evaluating') console.log(JSON.stringify(event))
       if (json) {
         if (event.type === 'eval') last = event
@@ -150,9 +156,11 @@ export async function runTraining(
     process.off('SIGTERM', interrupt)
     if (!json) status.print()
     await run.close()
+    await tensorBoard?.close()
   }
   if (saved) print(`checkpoint: ${relativePath(resolve(saved))}`)
   print(`metrics: ${relativePath(resolve(run.metricsPath))}`)
+  if (curves) print(`curves: tensorboard --logdir ${shellQuoted(relativePath(curves))}`)
   if (!finished) {
     const command = resumeCommand(run)
     if (json) console.log(JSON.stringify({ type: 'interrupted', resume: command }))

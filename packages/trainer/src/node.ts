@@ -8,3 +8,4 @@ export {
   readCheckpoint,
   readRun,
 } from './folder'
+export { TensorBoardFile } from './tensorboard'

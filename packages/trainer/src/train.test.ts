@@ -199,7 +199,12 @@ describe('streams with weights and resets', () => {
     expect(Math.abs(carried.loss - alone.loss)).toBeGreaterThan(1e-4)
 
     const still = { optimizer: 'sgd', learningRate: 1e-30, steps: 2, batch: 2, block: 4 } as const
-    const events = steps(await collect({ decoder, train: anew, ...still }))
+    const all = await collect({ decoder, train: anew, ...still, report: true })
+    const reports = all.flatMap((event) => (event.type === 'report' ? [event] : []))
+    expect(reports.map(({ step, layers }) => [step, layers.length, layers[0]!.attended.length])).toEqual([
+      [2, 2, 2],
+    ])
+    const events = steps(all)
     expect(events.map(({ answers }) => answers)).toEqual([0, 4])
     expect(events.map(({ loss }) => loss)).toEqual([0, expect.closeTo(alone.loss, 5)])
     expect(memory().numTensors).toBe(before)

@@ -3,7 +3,7 @@
  * their own way. It ends when the steps are done or its signal is aborted (after a checkpoint), and throws when the
  * loss is no longer a number. Leaving the `for await` early frees everything.
  */
-import type { Decoder } from '@lethe/core'
+import type { Decoder, LayerReport } from '@lethe/core'
 import { breathe, Random, registerGradients } from '@lethe/core'
 import type { Scalar, Tensor } from '@tensorflow/tfjs-core'
 import { add, clone, dispose, mul, tidy } from '@tensorflow/tfjs-core'
@@ -62,6 +62,8 @@ export interface TrainOptions {
   readonly seed?: number
   /** Steps between evaluations: default 500; 0 for only one at the end. */
   readonly evalEvery?: number
+  /** Tells, whenever an evaluation is due, what each layer remembers (`decoder.report`): default false. */
+  readonly report?: boolean
   /** Streams of an evaluation: default 8. */
   readonly validBatch?: number
   readonly checkpoints?: CheckpointStore | undefined
@@ -78,7 +80,14 @@ export interface TrainOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-export type TrainEvent = StartEvent | StepEvent | EvaluatingEvent | EvalEvent | CheckpointEvent | EndEvent
+export type TrainEvent =
+  | StartEvent
+  | StepEvent
+  | EvaluatingEvent
+  | EvalEvent
+  | ReportEvent
+  | CheckpointEvent
+  | EndEvent
 
 export interface StartEvent {
   readonly type: 'start'
@@ -125,6 +134,13 @@ export interface EvalEvent extends Evaluation {
   readonly step: number
   /** Timing. */
   readonly seconds: number
+}
+
+export interface ReportEvent {
+  readonly type: 'report'
+  readonly step: number
+  /** Of the memory of training: slots, what each head attends to, the method's own figures. */
+  readonly layers: readonly LayerReport[]
 }
 
 export interface CheckpointEvent {
@@ -273,10 +289,12 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     }
   }
 
+  const evaluationIsDue = () => step === steps || (settings.evalEvery > 0 && step % settings.evalEvery === 0)
+
   /** Evaluates when it is due; an aborted evaluation is done anew when the run is resumed. */
   async function* evaluateIfDue(): AsyncGenerator<TrainEvent, void, undefined> {
-    const due = step === steps || (settings.evalEvery > 0 && step % settings.evalEvery === 0)
-    if (!validation || !due || step === 0 || history.at(-1)?.step === step || signal?.aborted) return
+    if (!validation || !evaluationIsDue() || step === 0 || history.at(-1)?.step === step || signal?.aborted)
+      return
     const blocks = evaluation({ decoder, source: validation, batch: settings.validBatch, block, signal })
     try {
       for (;;) {
@@ -343,6 +361,8 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
         tokensPerSecond: tokensPerStep / ((performance.now() - start) / 1000),
       }
       yield* evaluateIfDue()
+      if (settings.report && evaluationIsDue())
+        yield { type: 'report', step, layers: await decoder.report(memory!) }
       const due = settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0
       if (checkpoints && due && step < steps && !signal?.aborted) yield await save()
     }

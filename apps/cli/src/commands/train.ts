@@ -1,5 +1,5 @@
 /** lethe train: trains a model, or goes on with a run. */
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { disposeBackend } from '@lethe/backends'
 import { checkTraining } from '@lethe/trainer'
 import { RunFolder, readRun } from '@lethe/trainer/node'
@@ -19,6 +19,7 @@ const free: readonly (keyof Given)[] = [
   'eval-every',
   'checkpoint-every',
   'keep',
+  'tensorboard',
   'json',
   'resume',
   'config',
@@ -43,15 +44,18 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
 
   // Only now is anything written.
   const { keep } = settings
+  const { tensorboard } = options
   const config = {
     ...settings,
     ...(files && { data: files }),
     ...(options.backend && { backend: options.backend }),
+    ...(tensorboard !== undefined && { tensorboard: tensorboard && resolve(tensorboard) }),
   }
   const run = resumed ? (await RunFolder.resume(out, { keep })).run : await createRun(out, config, keep)
   const json = given.json ?? false
+  const curves = tensorboard === undefined ? undefined : resolve(tensorboard || join(run.path, 'tensorboard'))
   try {
-    const { finished } = await runTraining({ options: training, run, json, backend })
+    const { finished } = await runTraining({ options: training, run, json, backend, curves })
     return finished ? 0 : 130
   } catch (error) {
     if (!(error instanceof DeviceError && given.retry)) throw error
