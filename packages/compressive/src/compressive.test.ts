@@ -323,6 +323,10 @@ describe('streaming decode', () => {
         const streamed = await decode(decoder, reset, at + 3, 32)
         expect(largest(streamed.logits, blocks.logits)).toBeLessThan(2e-5)
         expect(await streamed.arena.countSlots()).toBe(blocks.memory.slots)
+        const { layers } = blocks.memory
+        const ofRow = (row: number) => layers.map(({ alive, beside = 0 }) => alive[row]! + beside)
+        for (const [row, count] of (await streamed.arena.countSlotsByRow()).entries())
+          expect(count).toBeCloseTo(ofRow(row).reduce((a, b) => a + b) / layers.length, 5)
         decoder.dispose()
       }
     },

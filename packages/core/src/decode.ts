@@ -125,19 +125,27 @@ export class DecodeMemory extends TensorValue {
 
   /** Slots alive, mean over layers and rows. Reads counts back. */
   async countSlots(): Promise<number> {
+    const counts = await this.countSlotsByRow()
+    return counts.reduce((total, count) => total + count, 0) / this.batch
+  }
+
+  /** Slots alive in each row of the batch, mean over layers. Reads counts back. */
+  async countSlotsByRow(): Promise<number[]> {
     this.check('measure')
-    const counts = tidy(() =>
-      this.layers.map(({ tensors }) => {
+    const counts = tidy(() => {
+      const ofLayers = this.layers.map(({ tensors }) => {
         const condensed = tensors['condensed.valid']
-        return condensed ? add(sum(tensors.valid!), sum(condensed)) : sum(tensors.valid!)
-      }),
-    )
-    let total = 0
-    for (const count of counts) {
-      total += (await count.data())[0]!
-      count.dispose()
-    }
-    return total / (this.layers.length * this.batch)
+        const count = sum(tensors.valid!, 1)
+        return condensed ? add(count, sum(condensed, 1)) : count
+      })
+      return mul(
+        ofLayers.reduce((total, count) => add(total, count)),
+        1 / this.layers.length,
+      )
+    })
+    const rows = Array.from(await counts.data())
+    counts.dispose()
+    return rows
   }
 
   clone(): DecodeMemory {

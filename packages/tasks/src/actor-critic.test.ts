@@ -46,6 +46,19 @@ async function run(options: Omit<ActorCriticOptions, 'optimizer'>, each?: (event
   return events
 }
 
+test('slots are counted after each step of an episode: a span of 4, 20 steps that reach no door', async () => {
+  const task = corridor({ length: 50, limit: 20 })
+  const method = fixedSpan({ span: 4 })
+  const decoder = decoderFor(task)
+  const narrow = decoder.withMethod(method)
+  const { slots, meanSteps, solved } = await evaluatePolicy({ task, decoder: narrow, seed: 0, episodes: 3 })
+  expect({ meanSteps, solved }).toEqual({ meanSteps: 20, solved: 0 })
+  // The step itself is one of them.
+  expect(slots).toBeCloseTo((1 + 2 + 3 + 4 + 16 * 5) / 20, 5)
+  narrow.dispose()
+  decoder.dispose()
+})
+
 describe('the loss of a rollout', () => {
   // Three observations in two tokens each, two actions; row 1 ends in its second step, row 0 goes on.
   const settings = {

@@ -175,6 +175,8 @@ export interface PolicyEvaluation {
   readonly meanReturn: number
   /** Mean steps of an episode. */
   readonly meanSteps: number
+  /** Slots alive after a step, mean over layers, episodes and their steps. */
+  readonly slots: number
 }
 
 /** Plays each episode to its end, from an empty memory on. */
@@ -188,12 +190,15 @@ export async function evaluatePolicy(options: PolicyEvaluationOptions): Promise<
     ...{ done: false, solved: false },
   }))
   let memory = decoder.startDecoding(decoder.initialMemory(episodes))
+  let slots = 0
   try {
     while (agents.some(({ done }) => !done)) {
       const { views, memory: next } = await look(task, decoder, agents, memory)
       memory = next
+      const alive = await memory.countSlotsByRow()
       for (const [row, agent] of agents.entries()) {
         if (agent.done) continue
+        slots += alive[row]!
         const { policy } = views[row]!
         const action = greedy ? policy.indexOf(Math.max(...policy)) : drawn(policy, random)
         const { reward, done, solved } = agent.world.step(action)
@@ -209,6 +214,7 @@ export async function evaluatePolicy(options: PolicyEvaluationOptions): Promise<
     solved: mean(agents.map(({ solved }) => Number(solved))),
     meanReturn: mean(agents.map((agent) => agent.return)),
     meanSteps: mean(agents.map(({ steps }) => steps)),
+    slots: slots / agents.reduce((total, { steps }) => total + steps, 0),
   }
 }
 

@@ -6,6 +6,7 @@ import { createTask, type SequenceTask, type TaskStep, type TaskStream, TaskStre
 const settings: [string, object][] = [
   ['copy', {}],
   ['copy', { length: 300, alphabet: 2 }],
+  ['copy', { length: [2, 5], delay: [0, 9] }],
   ['collision', {}],
   ['collision', { grid: 4, colours: 2, easyQuestions: 0, recolour: 0.5 }],
   ['instruction', {}],
@@ -112,6 +113,11 @@ describe('single tasks', () => {
       if (step.target !== symbols[at] || !step.scored) throw new Error(`wrong at ${at}`)
     }
     expect(resumed.next()).toMatchObject({ target: 40, scored: false })
+  })
+
+  test('copy after a delay: so many blanks, and as many symbols said again', () => {
+    const text = textOf(createTask('copy', { length: 3, delay: 5 }), 2 * (1 + 3 + 5 + 1 + 3))
+    expect(text).toMatch(/^(< (\d \d \d) (_ ){5}> \2 ?){2}$/)
   })
 
   test('variable assignment reads as in the paper', () => {
@@ -251,7 +257,7 @@ describe('what cannot be made is refused with what can', () => {
   test.each<[string, object, RegExp]>([
     ['echo', {}, /unknown task "echo"; known are copy, collision, instruction, assignment, parity, needle/],
     ['toString', {}, /unknown task "toString"/],
-    ['copy', { lenght: 3 }, /copy has no option "lenght"; it has length, alphabet/],
+    ['copy', { lenght: 3 }, /copy has no option "lenght"; it has length, alphabet, delay/],
     [
       'copy',
       { length: 2 ** 17 + 1 },
