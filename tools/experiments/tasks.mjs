@@ -62,18 +62,12 @@ const experiments = {
     spans: { full: 128, short: 16 },
     decoder: { layers: 2, width: 64, heads: 4, feedForward: 128, tiedOutput: false },
     training: { steps: 4000, learningRate: 2e-3, warmup: 100, batch: 8, block: 128, clip: 1 },
-    expire: { maxSpan: 160, ramp: 8, penalty: 1e-4, initialPercentage: 0.9, divider: 16 },
+    expire: { maxSpan: 160, ramp: 8, penalty: 1e-4, initialPercentage: 0.95, divider: 64 },
     variants: {
-      'divider 4': { expire: { divider: 4 } },
+      'divider 32': { expire: { divider: 32 } },
       'penalty 1e-3': { expire: { penalty: 1e-3 } },
       'penalty 1e-5': { expire: { penalty: 1e-5 } },
-      'grid 4': {
-        learned: { grid: 4, speed: 1 },
-        spans: { full: 256, short: 32 },
-        decoder: { layers: 3 },
-        training: { steps: 6000 },
-        expire: { maxSpan: 384, ramp: 16 },
-      },
+      'ramp 12': { expire: { ramp: 12 } },
     },
   },
   corridor: {
@@ -85,11 +79,12 @@ const experiments = {
       ...{ steps: 3000, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
       ...{ discount: 0.97, entropyCost: 0.003 },
     },
-    expire: { maxSpan: 208, ramp: 8, penalty: 3e-5, initialPercentage: 0.9, divider: 8 },
+    expire: { maxSpan: 208, ramp: 5, penalty: 3e-4, initialPercentage: 0.9, divider: 8 },
     variants: {
+      'ramp 8': { expire: { ramp: 8 } },
+      'penalty 1e-3': { expire: { penalty: 1e-3 } },
+      'penalty 1e-4': { expire: { penalty: 1e-4 } },
       'divider 16': { expire: { divider: 16 } },
-      'penalty 3e-4': { expire: { penalty: 3e-4 } },
-      'ramp 4': { expire: { ramp: 4 } },
     },
   },
 }
