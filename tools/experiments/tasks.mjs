@@ -46,16 +46,7 @@ const experiments = {
     decoder: { layers: 1, width: 64, heads: 2, feedForward: 128 },
     training: { steps: 1200, learningRate: 2e-3, warmup: 50, batch: 16, block: 64, clip: 1 },
     expire: { maxSpan: 320, ramp: 16, penalty: 1e-4, initialPercentage: 0.95, divider: 16 },
-    variants: {
-      'ramp 32': { expire: { ramp: 32 } },
-      'penalty 1e-3': { expire: { penalty: 1e-3 } },
-      'delay 480': {
-        learned: { delay: 480 },
-        spans: { full: 512, short: 64 },
-        training: { steps: 2000 },
-        expire: { maxSpan: 640, ramp: 32 },
-      },
-    },
+    variants: { 'divider 64': { expire: { divider: 64 } } },
   },
   collision: {
     learned: { grid: 2, colours: 1, easyQuestions: 1, speed: 0.5 },
@@ -76,15 +67,16 @@ const experiments = {
     spans: { full: 160, short: 10 },
     decoder: { layers: 1, width: 32, heads: 2, feedForward: 64 },
     training: {
-      ...{ steps: 3000, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
+      ...{ steps: 3500, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
       ...{ discount: 0.97, entropyCost: 0.003 },
     },
-    expire: { maxSpan: 208, ramp: 5, penalty: 3e-4, initialPercentage: 0.9, divider: 8 },
+    expire: { maxSpan: 208, ramp: 5, penalty: 1e-4, initialPercentage: 0.95, divider: 16 },
     variants: {
+      'ramp 8, penalty 3e-5, divider 8': { expire: { ramp: 8, penalty: 3e-5, divider: 8 } },
+      'divider 32': { expire: { divider: 32 } },
+      'penalty 3e-5': { expire: { penalty: 3e-5 } },
+      'penalty 1e-3, divider 32': { expire: { penalty: 1e-3, divider: 32 } },
       'ramp 8': { expire: { ramp: 8 } },
-      'penalty 1e-3': { expire: { penalty: 1e-3 } },
-      'penalty 1e-4': { expire: { penalty: 1e-4 } },
-      'divider 16': { expire: { divider: 16 } },
     },
   },
 }
