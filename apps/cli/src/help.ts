@@ -124,6 +124,20 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       ['lethe bench attention --backend wasm --spans 512,2048', ''],
     ],
   },
+  data: {
+    summary: 'get data sets by name: enwik8, text8, WikiText-103, PG-19',
+    usage: 'lethe data [NAME] [--from FILE] [--folder FOLDER] [--only PART,…]',
+    details:
+      'Without a name it lists them. What was interrupted goes on where it was. Checksums are those that were published. The\n' +
+      'parts for training, validation and tests are the usual ones, and --data NAME then means them, in all commands. A file or\n' +
+      'folder of yours works the same; a folder with train, valid and test in it has parts of its own.',
+    examples: [
+      ['lethe data', 'what there is, how large, under which licence, and what is there already'],
+      ['lethe data enwik8', '36 MB from the network, 100 MB on disk'],
+      ['lethe data enwik8 --from enwik8.zip', 'without the network'],
+      ['lethe data pg19 --only validation,test', 'without the 28,602 books for training'],
+    ],
+  },
   doctor: {
     summary: 'what this machine can compute with, and how to mend what is missing',
     usage: 'lethe doctor [--backend NAME] [--json]',

@@ -4,6 +4,7 @@ import { BackendError, disposeBackend } from '@lethe/backends'
 import { LetheError } from '@lethe/core'
 import { benchCommand, benchDefaults } from './commands/bench'
 import { compareCommand } from './commands/compare'
+import { dataCommand } from './commands/data'
 import { demoCommand, demoDefaults } from './commands/demo'
 import { doctorCommand } from './commands/doctor'
 import { evalCommand } from './commands/eval'
@@ -26,6 +27,7 @@ const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<numb
   measure: measureCommand,
   inspect: inspectCommand,
   bench: benchCommand,
+  data: dataCommand,
   doctor: doctorCommand,
   setup: setupCommand,
   demo: demoCommand,
@@ -38,7 +40,15 @@ const defaults: Readonly<Partial<Record<CommandName, Readonly<Record<string, unk
 }
 
 /** Commands that take something beside options. */
-const withPositionals: readonly CommandName[] = ['eval', 'generate', 'measure', 'inspect', 'bench', 'setup']
+const withPositionals: readonly CommandName[] = [
+  'eval',
+  'generate',
+  'measure',
+  'inspect',
+  'bench',
+  'data',
+  'setup',
+]
 
 async function main(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args

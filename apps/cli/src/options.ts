@@ -7,6 +7,7 @@ import { backendRequests } from '@lethe/backends'
 import { presets } from '@lethe/core'
 import { tasks } from '@lethe/tasks'
 import { optimizerNames, scheduleNames } from '@lethe/trainer'
+import { parts as dataParts } from './datasets/sets'
 import { UsageError } from './errors'
 import { methods } from './methods'
 
@@ -18,6 +19,7 @@ export const commandNames = [
   'measure',
   'inspect',
   'bench',
+  'data',
   'doctor',
   'setup',
   'demo',
@@ -451,9 +453,24 @@ const table = {
   gpu: { ...setup, kind: 'flag', help: 'with CUDA, for an NVIDIA GPU' },
   from: {
     ...setup,
+    commands: ['setup', 'data'],
     kind: 'text',
-    placeholder: 'WHEEL',
-    help: 'a wheel of tensorflow or tensorflow-cpu, instead of a download',
+    placeholder: 'FILE',
+    help: 'what was downloaded elsewhere: a wheel of tensorflow or tensorflow-cpu, a data set’s archive',
+  },
+  folder: {
+    ...setup,
+    commands: ['data'],
+    kind: 'text',
+    placeholder: 'FOLDER',
+    help: 'where data sets are kept (LETHE_DATA, or lethe/data in your folder for caches)',
+  },
+  only: {
+    ...setup,
+    commands: ['data'],
+    kind: 'choices',
+    choices: dataParts,
+    help: 'pg19: only some of its parts',
   },
   verbose: { ...setup, kind: 'flag', help: 'show what npm, pip and the compiler print' },
   probe: {
@@ -475,7 +492,7 @@ const table = {
   },
   backend: {
     group: 'General',
-    commands: commandNames.filter((name) => name !== 'setup'),
+    commands: commandNames.filter((name) => name !== 'setup' && name !== 'data'),
     kind: 'choice',
     choices: backendRequests,
     default: 'auto',
