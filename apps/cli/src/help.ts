@@ -37,12 +37,21 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
   },
   eval: {
     summary: 'bits per byte or accuracy of a trained model',
-    usage: 'lethe eval FOLDER [--data PATH] [options]',
+    usage:
+      'lethe eval FOLDER [--data PATH] [--split PART] [--buckets] [options]\n' +
+      '       lethe eval FOLDER --multiple-choice FILE [options]',
     details:
       'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Without --data it is evaluated on the\n' +
-      'validation part of its own text, with --data on the whole of another one. Memory is carried from block to block. A\n' +
-      'model of a task is evaluated on streams it was not trained on, with other --task-options if given.',
+      'validation part of its own text, with --data on the whole of another one (on its validation part, where it has\n' +
+      'parts). Memory is carried from block to block. A model of a task is evaluated on streams it was not trained on, with\n' +
+      'other --task-options if given.\n' +
+      'Perplexity per word is e to the loss over the words of the text as it was, as for PG-19. --buckets: by how often the\n' +
+      'word occurs in the training text, as in Table 7 of the Compressive Transformer paper; the loss of a word is the sum\n' +
+      'of those of its tokens. --multiple-choice: how often the right ending is the most probable one after its context,\n' +
+      'and how often by log-probability per character.',
     examples: [
+      ['lethe eval runs/pg19 --split test --buckets', 'the part for tests'],
+      ['lethe eval runs/book --multiple-choice hellaswag_val.jsonl', ''],
       ['lethe eval runs/book', 'validation part of the run’s own text'],
       ['lethe eval runs/book --data other.txt --json', 'another text, as JSON'],
       ['lethe eval runs/copy --task-options \'{"length":40}\'', 'longer than it was trained for'],

@@ -36,7 +36,9 @@ export async function openModel(
       { path },
     )
   await start()
-  const { decoder, tokenizer } = await loadModel(checkpoint.model, methodFactories)
+  const { decoder, tokenizer } = await loadModel(checkpoint.model, methodFactories, {
+    bpe: async (description) => (await import('@lethe/trainer/bpe')).bpeFromDescription(description),
+  })
   const options = parseConfig(config, 'train', `${root}/config.json`)
   if (!tokenizer && !options.task)
     throw new ConfigError(`the model in ${path} has no tokenizer: train it with lethe train`, { path })

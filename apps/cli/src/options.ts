@@ -66,6 +66,7 @@ const memory = { group: 'Memory', commands: builds } as const
 const training = { group: 'Training', commands: trains } as const
 const setup = { group: 'Set-up', commands: ['setup'] } as const
 const measuring = { group: 'Measuring', commands: ['bench'] } as const
+const evaluating = { group: 'Evaluating', commands: ['eval'] } as const
 const sampling = { group: 'Text', commands: ['generate', 'demo'] } as const
 
 const table = {
@@ -174,7 +175,7 @@ const table = {
     kind: 'text',
     placeholder: 'PATH',
     many: true,
-    help: 'text file or folder; may be given several times',
+    help: 'text file or folder, or a data set’s name (lethe data); may be given several times',
   },
   task: {
     ...training,
@@ -198,10 +199,16 @@ const table = {
   },
   tokenizer: {
     ...training,
-    kind: 'choice',
-    choices: ['bytes', 'characters'],
+    kind: 'text',
+    placeholder: 'NAME',
     default: 'bytes',
-    help: 'what a token is',
+    help: 'what a token is: bytes, characters, words, or byte-level BPE by the path of a tokenizer.json',
+  },
+  vocabulary: {
+    ...training,
+    kind: 'whole',
+    least: 3,
+    help: 'words: the most frequent ones, <unk> and the line break included (32,000)',
   },
   out: {
     ...training,
@@ -314,6 +321,24 @@ const table = {
     help: 'if the GPU is lost, start it again once and go on from the last checkpoint',
   },
   keep: { ...training, kind: 'whole', least: 1, default: 3, help: 'checkpoints that are kept' },
+
+  split: {
+    ...evaluating,
+    kind: 'choice',
+    choices: dataParts,
+    help: 'which part of the text (validation)',
+  },
+  buckets: {
+    ...evaluating,
+    kind: 'flag',
+    help: 'also perplexity by how often a word occurs in the training text',
+  },
+  'multiple-choice': {
+    ...evaluating,
+    kind: 'text',
+    placeholder: 'FILE',
+    help: 'instead, questions in HellaSwag’s format: lines of {"ctx", "endings", "label"}',
+  },
 
   prompt: {
     ...sampling,

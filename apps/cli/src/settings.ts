@@ -24,7 +24,8 @@ export interface Settings extends MethodSettings {
   readonly dropout: number
   readonly 'layer-drop': number
   /** Of text. */
-  readonly tokenizer?: 'bytes' | 'characters' | undefined
+  readonly tokenizer?: string | undefined
+  readonly vocabulary?: number | undefined
   readonly task?: string | undefined
   readonly 'task-options'?: Readonly<Record<string, unknown>> | undefined
   readonly 'valid-tokens'?: number | undefined
@@ -90,7 +91,10 @@ export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Sett
 /** Which data; where the texts are is no setting. */
 function dataOf(given: Given, defaults: Partial<Settings>): Partial<Settings> {
   if (!given.task)
-    return { tokenizer: (given.tokenizer ?? defaults.tokenizer ?? 'bytes') as Settings['tokenizer'] }
+    return {
+      tokenizer: given.tokenizer ?? defaults.tokenizer ?? 'bytes',
+      ...(given.vocabulary !== undefined && { vocabulary: given.vocabulary }),
+    }
   return {
     task: given.task[0],
     'task-options': given['task-options'],

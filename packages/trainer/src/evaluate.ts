@@ -1,6 +1,6 @@
 /** Evaluation with carried memory over a whole text, in which every token but the first is predicted once, or a task. */
-import { breathe, crossEntropy, type Decoder } from '@lethe/core'
-import { argMax, dispose, type Scalar, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import { breathe, crossEntropy, type Decoder, negativeLogLikelihood } from '@lethe/core'
+import { argMax, dispose, type Tensor, tidy } from '@tensorflow/tfjs-core'
 import { type Block, type BlockSource, blockTensors } from './blocks'
 import { blockSource, type Source } from './streams'
 
@@ -15,6 +15,8 @@ export interface EvaluateOptions {
   readonly signal?: AbortSignal | undefined
   /** Told of every block once its loss is there, in order. */
   readonly onBlock?: ((block: EvaluatedBlock) => void) | undefined
+  /** Whether `onBlock` is told the loss of each target: default false. */
+  readonly eachLoss?: boolean | undefined
 }
 
 /** One block of an evaluation, all streams together. */
@@ -25,6 +27,8 @@ export interface EvaluatedBlock {
   readonly tokens: number
   /** Mean negative log-likelihood per target, in nats; 0 where none counted. */
   readonly loss: number
+  /** Of each target, row-major [batch, block], whether it counted or not; where `eachLoss` asks for them. */
+  readonly losses?: Float32Array
   /** Of those targets, how many were the most probable token; only of sources with answers. */
   readonly right?: number
   /** Slots alive after it, mean over layers and rows. */
@@ -72,7 +76,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
 export async function* evaluation(
   options: EvaluateOptions,
 ): AsyncGenerator<EvaluationProgress, Evaluation, undefined> {
-  const { decoder, batch = 8, block = 64, signal, onBlock } = options
+  const { decoder, batch = 8, block = 64, signal, onBlock, eachLoss = false } = options
   const source = blockSource(options.source)
   const { tokens: of, blocks } = source.evaluation({ batch, block })
   let memory = decoder.initialMemory(batch)
@@ -87,7 +91,11 @@ export async function* evaluation(
       const tensors = blockTensors(next, batch)
       const result = decoder.forward(tensors.inputs, memory)
       memory = result.memory
-      const loss = tidy(() => crossEntropy(result.logits, tensors.targets, tensors.weights))
+      const loss = tidy(() =>
+        eachLoss
+          ? negativeLogLikelihood(result.logits, tensors.targets)
+          : crossEntropy(result.logits, tensors.targets, tensors.weights),
+      )
       const said = source.chance === undefined ? undefined : tidy(() => argMax(result.logits, -1))
       dispose([result.logits, result.penalty, ...Object.values(tensors)])
       await pending
@@ -130,15 +138,22 @@ export function scores(loss: number, { bytesPerToken }: BlockSource): Scores {
   }
 }
 
-/** Consumes the tensors. */
-async function readScores({ targets, weights }: Block, loss: Scalar, said: Tensor | undefined) {
-  const [[value], tokens] = await Promise.all([loss.data(), said?.data()])
+/**
+ * Consumes the tensors.
+ * @param loss the mean, or that of each target
+ */
+async function readScores({ targets, weights }: Block, loss: Tensor, said: Tensor | undefined) {
+  const [losses, tokens] = await Promise.all([loss.data() as Promise<Float32Array>, said?.data()])
+  const each = loss.rank > 0
   loss.dispose()
   said?.dispose()
   const counts = (at: number) => !weights || weights[at]! > 0
+  const weight = weights ? weights.reduce((total, each) => total + each, 0) : targets.length
+  const sum = (total: number, each: number, at: number) => total + each * (weights?.[at] ?? 1)
   return {
-    loss: value!,
-    weight: weights ? weights.reduce((total, each) => total + each, 0) : targets.length,
+    loss: each ? losses.reduce(sum, 0) / Math.max(weight, Number.MIN_VALUE) : losses[0]!,
+    ...(each && { losses }),
+    weight,
     tokens: targets.reduce((total, _, at) => total + (counts(at) ? 1 : 0), 0),
     ...(tokens && {
       right: targets.reduce((total, target, at) => total + (counts(at) && tokens[at] === target ? 1 : 0), 0),

@@ -12,6 +12,7 @@ export {
   type Scores,
 } from './evaluate'
 export * from './generate'
+export * from './multiple-choice'
 export * from './optimizers'
 export * from './sampling'
 export * from './schedules'
@@ -33,4 +34,5 @@ export {
 } from './text'
 export * from './tokenizers'
 export * from './train'
-export { type WordCounts, type WordsOptions, wordsTokenizer } from './words'
+export * from './word-scores'
+export { unknownWord, type WordCounts, type WordsOptions, wordsTokenizer } from './words'

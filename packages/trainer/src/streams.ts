@@ -93,6 +93,14 @@ class TokenStreams implements BlockStream {
   }
 }
 
+/** Where the streams of an evaluation start in a text, how long they are, and how many have one token more. */
+export function evaluationStreams(tokens: number, batch: number) {
+  const length = Math.floor((tokens - 1) / batch)
+  const longer = (tokens - 1) % batch
+  const starts = Array.from({ length: batch }, (_, row) => row * length + Math.min(row, longer))
+  return { length, longer, starts }
+}
+
 /** A last shorter block reads what is left of all streams, and one more token of the longer ones comes after it. */
 function evaluationOf(source: TokenSource, { batch, block }: BlockShape): EvaluationBlocks {
   const total = source.length - 1
@@ -102,9 +110,7 @@ function evaluationOf(source: TokenSource, { batch, block }: BlockShape): Evalua
         `${batch + 1}: give more text or fewer streams`,
       { tokens: source.length, batch },
     )
-  const length = Math.floor(total / batch)
-  const longer = total % batch
-  const starts = Array.from({ length: batch }, (_, row) => row * length + Math.min(row, longer))
+  const { length, longer, starts } = evaluationStreams(source.length, batch)
 
   async function* blocks(): AsyncGenerator<Block> {
     for (let position = 0; position < length; position += block)

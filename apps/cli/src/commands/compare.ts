@@ -20,7 +20,7 @@ import {
   tableOf,
   withinOf,
 } from '../compare/results'
-import { openData, type RunData } from '../data'
+import { absolute, openData, type RunData } from '../data'
 import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
 import { type CommandLine, type Given, parseConfig } from '../options'
@@ -32,13 +32,12 @@ import { decoderOf, type Settings } from '../settings'
 /** Options that may differ when a comparison goes on. */
 const free = ['jobs', 'json', 'resume', 'within', 'backend', 'threads', 'help']
 
-export async function compareCommand({ given }: CommandLine): Promise<number> {
+export async function compareCommand(line: CommandLine): Promise<number> {
+  const given = absolute(line.given)
   const folder = given.resume ?? given.out ?? newFolder()
   const options = given.resume === undefined ? given : await resumed(given.resume, given)
   const plan = planRuns(options)
-  const files = options.task
-    ? undefined
-    : (options.data?.map((path) => resolve(path)) ?? (await installedText()))
+  const files = options.task ? undefined : (options.data ?? (await installedText()))
   if (!options.data && !options.task && !given.json)
     console.log(
       `text: TypeScript declaration files of the installed @tensorflow/tfjs-core (your own: --data FILE)`,

@@ -2,8 +2,8 @@
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { checkTraining, generate } from '@lethe/trainer'
-import { openText } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
+import { absolute, openData } from '../data'
 import { installedText } from '../installed-text'
 import type { CommandLine } from '../options'
 import { bytes, colours, count, duration, program, relativePath, shellQuoted } from '../output'
@@ -28,7 +28,8 @@ export const demoDefaults: Partial<Settings> = {
   'checkpoint-every': 250,
 }
 
-export async function demoCommand({ given }: CommandLine): Promise<number> {
+export async function demoCommand(line: CommandLine): Promise<number> {
+  const given = absolute(line.given)
   const began = performance.now()
   const json = given.json ?? false
   const paint = colours(process.stdout)
@@ -36,21 +37,22 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
     if (!json) console.log(text)
   }
   const settings = settingsOf(given, demoDefaults)
-  const chosen = given.data?.length ? given.data.map((path) => resolve(path)) : undefined
+  const chosen = given.data?.length ? given.data : undefined
   const files = chosen ?? (await installedText())
-  const data = await openText(files, { tokenizer: settings.tokenizer! })
+  const data = await openData({ ...given, data: files })
+  const { bytes: size } = data.text!
   const backend = await startBackend(given)
   print(
     chosen
-      ? `text: ${data.files.length === 1 ? relativePath(data.files[0]!) : `${data.files.length} files`}, ${bytes(data.bytes)}`
-      : `text: ${data.files.length} TypeScript declaration files of the installed @tensorflow/tfjs-core, ${bytes(data.bytes)} (your own: --data FILE)`,
+      ? `text: ${data.files!.length === 1 ? relativePath(data.files![0]!) : `${data.files!.length} files`}, ${bytes(size)}`
+      : `text: ${data.files!.length} TypeScript declaration files of the installed @tensorflow/tfjs-core, ${bytes(size)} (your own: --data FILE)`,
   )
   print(`backend: ${backend.name} (${backend.device})`)
   print(
     `model: ${settings.preset} decoder, ${settings.layers} layers of width ${settings.width}, ${settings.method} remembers ${count(settings.span)} steps`,
   )
-  const decoder = decoderOf(settings, data.tokenizer.vocabulary)
-  const options = trainOptions(settings, decoder, { ...data, vocabulary: data.tokenizer.vocabulary })
+  const decoder = decoderOf(settings, data.vocabulary)
+  const options = trainOptions(settings, decoder, data)
   checkTraining(options)
   const out = given.out ?? newFolder()
   const run = await createRun(out, { ...settings, data: files }, settings.keep)
@@ -64,7 +66,7 @@ export async function demoCommand({ given }: CommandLine): Promise<number> {
   let text = ''
   const sample = generate({
     decoder,
-    tokenizer: data.tokenizer,
+    tokenizer: data.tokenizer!,
     prompt,
     ...samplingOf(given),
     tokens,

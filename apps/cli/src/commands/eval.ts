@@ -1,56 +1,140 @@
-/** lethe eval: bits per byte of a trained model on its validation text or on another text. */
-import { evaluation } from '@lethe/trainer'
-import { openText } from '@lethe/trainer/node'
+/**
+ * lethe eval: scores of a trained model on its validation data, on another text, or on questions with endings to
+ * choose from.
+ */
+import { readFile } from 'node:fs/promises'
+import {
+  countWords,
+  type Evaluation,
+  evaluation,
+  type FrequencyBucket,
+  frequencyBuckets,
+  type MultipleChoiceResult,
+  measureText,
+  multipleChoice,
+  parseQuestions,
+  type TextPart,
+  type TextScores,
+  type TextSource,
+  TokenLosses,
+  textScores,
+  unknownWord,
+} from '@lethe/trainer'
 import { startBackend } from '../backend'
-import { openData, type RunData } from '../data'
+import { openData, openTexts, type RunData } from '../data'
 import { UsageError } from '../errors'
-import { openModel, type TrainedModel } from '../model'
+import { openModel, openTextModel, type TrainedModel } from '../model'
 import type { CommandLine, Given } from '../options'
-import { count, StatusLine } from '../output'
+import { count, percent, StatusLine } from '../output'
 import { evaluationText } from '../session'
 
-export async function evalCommand({ given, positionals }: CommandLine): Promise<number> {
+export async function evalCommand(line: CommandLine): Promise<number> {
+  return line.given['multiple-choice'] === undefined ? evaluateData(line) : chooseEndings(line)
+}
+
+async function evaluateData({ given, positionals }: CommandLine): Promise<number> {
   const model = await openModel('eval', positionals, () => startBackend(given))
-  const { decoder, tokenizer, config } = model
-  const other = given.data?.length ? given.data : undefined
-  const data = other
-    ? await openOther(other, model, positionals[0]!)
-    : await openData(evaluated(config, given), tokenizer)
+  const { decoder, config } = model
+  const data = await openEvaluated(given, model, positionals[0]!)
   if (data.vocabulary !== decoder.config.vocabulary)
     throw new UsageError(
       `with these --task-options there are ${data.vocabulary} different tokens, and the model knows ${decoder.config.vocabulary}: evaluate on a task of the same tokens`,
     )
+  const text = data.text && partOf(data, given.split as TextPart | undefined)
   const status = new StatusLine(process.stdout)
   const json = given.json ?? false
   const began = performance.now()
   const batch = given['valid-batch'] ?? config['valid-batch'] ?? 8
+  const losses = given.buckets && text ? new TokenLosses(text, batch) : undefined
   const blocks = evaluation({
     decoder,
-    source: data.validation,
+    source: text ?? data.validation,
     batch,
     block: given.block ?? config.block ?? 64,
+    ...(losses && { onBlock: losses.add, eachLoss: true }),
   })
   let read = 0
+  let result: Evaluation
   for (;;) {
     const next = await blocks.next()
-    if (!next.done) {
-      const { tokens, of } = next.value
-      read = tokens
-      if (!json)
-        status.update(() => `evaluating: ${Math.floor((100 * tokens) / of)} % of ${count(of)} tokens`)
-      continue
+    if (next.done) {
+      result = next.value
+      break
     }
-    const result = next.value
-    const seconds = (performance.now() - began) / 1000
-    if (json) console.log(JSON.stringify({ ...result, step: model.step, files: data.files, seconds }))
-    else
-      status.print(
-        `${evaluationText(result)}${result.accuracy === undefined ? `, over ${count(result.tokens)} tokens` : ''} ` +
-          `(step ${model.step}, ${count(result.slots)} slots, ${count(read / seconds)} tokens/s)`,
-      )
-    decoder.dispose()
-    return 0
+    const { tokens, of } = next.value
+    read = tokens
+    if (!json) status.update(() => `evaluating: ${Math.floor((100 * tokens) / of)} % of ${count(of)} tokens`)
   }
+  const seconds = (performance.now() - began) / 1000
+  const scores = text && textScores(result, await measureText(text.text()))
+  const words = model.tokenizer?.name === 'words'
+  const unknown = text && words ? await unknownPart(text) : undefined
+  const buckets =
+    losses &&
+    (await frequencyBuckets(text!, losses.losses, await trainingCounts(given, model, data, words), words))
+  if (json)
+    console.log(
+      JSON.stringify({
+        ...{ ...result, ...scores },
+        ...(unknown !== undefined && { unknown }),
+        ...(buckets && { buckets }),
+        ...{ step: model.step, files: data.files, seconds },
+      }),
+    )
+  else {
+    status.print(
+      `${evaluationText(result)}${result.accuracy === undefined ? `, over ${count(result.tokens)} tokens` : ''} ` +
+        `(step ${model.step}, ${count(result.slots)} slots, ${count(read / seconds)} tokens/s)`,
+    )
+    if (scores) for (const line of describeWords(scores, unknown, buckets)) console.log(line)
+  }
+  decoder.dispose()
+  return 0
+}
+
+function describeWords(
+  { words, wordPerplexity, bitsPerCharacter }: TextScores,
+  unknown: number | undefined,
+  buckets: readonly FrequencyBucket[] | undefined,
+): string[] {
+  const lines = [
+    `perplexity ${significant(wordPerplexity)} per word, over ${count(words)} words; ${bitsPerCharacter.toFixed(4)} bits per character`,
+  ]
+  if (unknown !== undefined)
+    lines.push(
+      `${percent(unknown)} of the tokens are <unk>: none of this compares with another vocabulary, nor with bytes`,
+    )
+  if (buckets) {
+    lines.push('perplexity per word, by occurrences in the training text:')
+    for (const { from, below, words, perplexity } of buckets) {
+      const range =
+        below === Number.POSITIVE_INFINITY ? `> ${count(from - 1)}` : `${count(from)}–${count(below - 1)}`
+      const value = words === 0 ? 'no words' : `${significant(perplexity)} over ${count(words)} words`
+      lines.push(`  ${range.padEnd(12)}  ${value}`)
+    }
+  }
+  return lines
+}
+
+/** Perplexities per word of small byte models are enormous. */
+const significant = (value: number) => (value < 1e6 ? value.toFixed(2) : value.toExponential(3))
+
+/** The data to evaluate on. */
+async function openEvaluated(given: Given, model: TrainedModel, path: string): Promise<RunData> {
+  const { tokenizer, config } = model
+  const stray = (['data', 'split', 'buckets'] as const).find((name) => given[name] !== undefined)
+  if (!tokenizer && stray)
+    throw new UsageError(
+      `the model in ${path} was trained on the task ${config.task}, not on text: leave out --${stray}`,
+    )
+  const only = [(given.split ?? 'validation') as TextPart]
+  if (tokenizer && given.data?.length) {
+    const data = await openTexts(given.data, { tokenizer, trainFraction: 0, only })
+    if (given.split !== undefined && !data.text!.test)
+      throw new UsageError(`${given.data.join(', ')} has no parts of its own: leave out --split`)
+    return data
+  }
+  return openData(evaluated(config, given), tokenizer, only)
 }
 
 /** A run's data, with the options of its task that the command line has. */
@@ -60,16 +144,70 @@ const evaluated = (config: Given, given: Given): Given => ({
   ...(given['valid-tokens'] !== undefined && { 'valid-tokens': given['valid-tokens'] }),
 })
 
-/** The whole of another text. */
-async function openOther(
-  paths: readonly string[],
-  { tokenizer, config }: TrainedModel,
-  path: string,
-): Promise<RunData> {
-  if (!tokenizer)
+function partOf({ text }: RunData, split: TextPart = 'validation'): TextSource {
+  const part = text![split]
+  if (!part)
     throw new UsageError(
-      `the model in ${path} was trained on the task ${config.task}, not on text: leave out --data`,
+      'the text has no part of its own for tests: leave out --split, or give one with --data',
     )
-  const data = await openText([...paths], { tokenizer, trainFraction: 0 })
-  return { ...data, vocabulary: tokenizer.vocabulary }
+  return part
+}
+
+/** The part of a text's tokens that stand for words outside the vocabulary. */
+async function unknownPart(text: TextSource): Promise<number> {
+  let unknown = 0
+  for (let start = 0; start < text.length; start += 2 ** 16)
+    for (const token of await text.read(start, Math.min(text.length, start + 2 ** 16)))
+      if (token === unknownWord) unknown++
+  return unknown / text.length
+}
+
+/** How often each word occurs in what the model was trained on. */
+async function trainingCounts(given: Given, model: TrainedModel, data: RunData, lineEnds: boolean) {
+  const own = given.data?.length ? await openData(model.config, model.tokenizer, []) : data
+  return countWords(own.text!.train.text(), lineEnds)
+}
+
+async function chooseEndings({ given, positionals }: CommandLine): Promise<number> {
+  const stray = (['data', 'split', 'buckets', 'task-options', 'valid-tokens'] as const).find(
+    (name) => given[name] !== undefined,
+  )
+  if (stray) throw new UsageError(`--multiple-choice has a file of its own: leave out --${stray}`)
+  const path = given['multiple-choice']!
+  const file = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw new UsageError(
+      `cannot read --multiple-choice ${path}: ${error.code === 'ENOENT' ? 'there is no such file' : error.message}`,
+    )
+  })
+  const questions = parseQuestions(file, path)
+  const { decoder, tokenizer, config, step } = await openTextModel('eval', positionals, () =>
+    startBackend(given),
+  )
+  const status = new StatusLine(process.stdout)
+  const rows = multipleChoice({
+    ...{ decoder, tokenizer, questions },
+    ...(given['valid-batch'] !== undefined && { batch: given['valid-batch'] }),
+    block: given.block ?? config.block ?? 64,
+  })
+  let result: MultipleChoiceResult
+  for (;;) {
+    const next = await rows.next()
+    if (next.done) {
+      result = next.value
+      break
+    }
+    const { done, of } = next.value
+    if (!given.json) status.update(() => `reading: ${count(done)} of ${count(of)} endings`)
+  }
+  decoder.dispose()
+  if (given.json) console.log(JSON.stringify({ ...result, step, file: path }))
+  else {
+    const shown = (part: number, error: number) => `${percent(part)} ± ${percent(error)}`
+    const { accuracy, normalizedAccuracy, chance, standardError } = result
+    status.print(
+      `${shown(accuracy, standardError.accuracy)} right, ${shown(normalizedAccuracy, standardError.normalizedAccuracy)} by log-probability per character; ` +
+        `chance ${percent(chance)} (${count(result.questions)} questions, step ${step})`,
+    )
+  }
+  return 0
 }

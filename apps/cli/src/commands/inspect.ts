@@ -1,8 +1,9 @@
 /** lethe inspect: what a trained model kept of a text, on a page, in the terminal or as JSON. */
 import { writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { openText, readRun } from '@lethe/trainer/node'
+import { readRun } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
+import { openTexts } from '../data'
 import { UsageError } from '../errors'
 import { leftOf } from '../inspect/strength'
 import { type Trace, traceText } from '../inspect/trace'
@@ -16,10 +17,12 @@ export async function inspectCommand({ given, positionals }: CommandLine): Promi
     startBackend(given),
   )
   const other = given.data?.length ? given.data : undefined
-  const { validation } = await openText(other ?? config.data ?? [], {
+  const data = await openTexts(other ?? config.data ?? [], {
     tokenizer,
+    only: ['validation'],
     ...(other && { trainFraction: 0 }),
   })
+  const { validation } = data.text!
   const from = given.start ?? 0
   if (from >= validation.length)
     throw new UsageError(`--start ${from} is beyond the text, which has ${count(validation.length)} tokens`)

@@ -4,7 +4,7 @@ import { disposeBackend } from '@lethe/backends'
 import { checkTraining } from '@lethe/trainer'
 import { RunFolder, readRun } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
-import { openData } from '../data'
+import { absolute, openData } from '../data'
 import { UsageError } from '../errors'
 import { type CommandLine, type Given, parseConfig } from '../options'
 import { createRun, DeviceError, runTraining, trainOptions } from '../session'
@@ -26,7 +26,8 @@ const free: readonly (keyof Given)[] = [
   'help',
 ]
 
-export async function trainCommand({ given }: CommandLine): Promise<number> {
+export async function trainCommand(line: CommandLine): Promise<number> {
+  const given = absolute(line.given)
   const resumed = given.resume === undefined ? undefined : await readResumed(given.resume, given)
   const options: Given = { ...resumed?.options, ...given }
   if (!options.data?.length && !options.task)
@@ -35,7 +36,6 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   if (out === undefined) throw new UsageError('lethe train needs a folder for the run: --out FOLDER')
 
   const settings = settingsOf(options)
-  const files = options.data?.map((path) => resolve(path))
   const data = await openData(options)
   const backend = await startBackend(options)
   const decoder = decoderOf(settings, data.vocabulary)
@@ -47,7 +47,7 @@ export async function trainCommand({ given }: CommandLine): Promise<number> {
   const { tensorboard } = options
   const config = {
     ...settings,
-    ...(files && { data: files }),
+    ...(options.data && { data: options.data }),
     ...(options.backend && { backend: options.backend }),
     ...(tensorboard !== undefined && { tensorboard: tensorboard && resolve(tensorboard) }),
   }
@@ -76,10 +76,7 @@ async function readResumed(path: string, given: Given) {
   for (const [name, value] of Object.entries(given)) {
     if (free.includes(name as keyof Given)) continue
     const before = saved[name as keyof Given]
-    const same =
-      name === 'data'
-        ? JSON.stringify((value as string[]).map((file) => resolve(file))) === JSON.stringify(before)
-        : JSON.stringify(value) === JSON.stringify(before)
+    const same = JSON.stringify(value) === JSON.stringify(before)
     if (!same)
       throw new UsageError(
         `the run in ${path} has --${name} ${before ?? '(none)'}, not ${value}: leave the option out, or start another run with --out`,

@@ -32,6 +32,19 @@ export function logSoftmax(logits: Tensor): Tensor {
 }
 
 /**
+ * Negative log-likelihood of each target in nats, without a gradient: [batch, block]. `crossEntropy` is its mean.
+ * @param logits [batch, block, vocabulary]
+ * @param targets int32 [batch, block]
+ */
+export function negativeLogLikelihood(logits: Tensor, targets: Tensor): Tensor {
+  const [loss] = rowLosses(
+    reshape(logits, [targets.size, logits.shape[logits.rank - 1]!]),
+    reshape(targets, [targets.size]),
+  )
+  return reshape(loss, targets.shape)
+}
+
+/**
  * Mean negative log-likelihood in nats.
  * @param logits [batch, block, vocabulary]
  * @param targets int32 [batch, block]
@@ -45,8 +58,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, weights?: Tensor):
     [logits],
     (save) => {
       const flat = { logits: reshape(logits, [rows, classes]), targets: reshape(targets, [rows]) }
-      const [loss, largest, logTotal] =
-        fused('LetheCrossEntropy', flat, {}) ?? plain(flat.logits, flat.targets)
+      const [loss, largest, logTotal] = rowLosses(flat.logits, flat.targets)
       const weight = weights
         ? div(reshape(weights, [rows, 1]), maximum(sum(weights), tiny))
         : scalar(1 / rows)
@@ -67,6 +79,10 @@ export function crossEntropy(logits: Tensor, targets: Tensor, weights?: Tensor):
 }
 
 /** Loss, largest logit and log Σ e^(logit - largest) of each row: [rows, classes], int32 [rows] → three of [rows, 1]. */
+const rowLosses = (logits: Tensor, targets: Tensor) =>
+  (fused('LetheCrossEntropy', { logits, targets }, {}) as [Tensor, Tensor, Tensor] | undefined) ??
+  plain(logits, targets)
+
 function plain(logits: Tensor, targets: Tensor): [Tensor, Tensor, Tensor] {
   const largest = max(logits, -1, true)
   const logTotal = log(sum(exp(sub(logits, largest)), -1, true))

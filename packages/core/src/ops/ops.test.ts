@@ -18,7 +18,7 @@ import { Random } from '../random'
 import { gelu, relu, swiglu } from './activation'
 import { stopGradient } from './differentiable'
 import { indicator } from './indicator'
-import { crossEntropy } from './loss'
+import { crossEntropy, negativeLogLikelihood } from './loss'
 import { linear, matMul, projectFromHeads, projectToHeads } from './matmul'
 import { layerNorm, rmsNorm } from './norm'
 import { runningSum } from './running-sum'
@@ -205,6 +205,18 @@ const cases: Record<string, Case> = {
     inputs: [draw([2, 3, 3])],
     ours: (logits) => crossEntropy(logits!, tensor(targets, [2, 3], 'int32'), tensor(weights, [2, 3])),
     oracle: (logits) => [meanLoss(logits!, weights)],
+  },
+  negativeLogLikelihood: {
+    inputs: [draw([2, 3, 3])],
+    ours: (logits) => negativeLogLikelihood(logits!, tensor(targets, [2, 3], 'int32')),
+    oracle: (logits) =>
+      targets.map((_, at) =>
+        meanLoss(
+          logits!,
+          targets.map((_, other) => Number(other === at)),
+        ),
+      ),
+    constant: [0],
   },
   ...Object.fromEntries(
     [false, true].map((exclusive) => [

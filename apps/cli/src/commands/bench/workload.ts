@@ -52,7 +52,7 @@ export async function openWorkload(
   }
   const { decoder, tokenizer, config } = await openModel('bench', folder, start)
   const settings = settingsOf({ ...config, ...given }, { steps: benchDefaults.steps })
-  const data = await openData(config, tokenizer)
+  const data = await openData(config, tokenizer, ['train'])
   const { batch, block } = settings
   const stream = blockSource(data.train).stream({ batch, block })
   const next = async () => {
