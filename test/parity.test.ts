@@ -79,11 +79,11 @@ describe('a row', () => {
   })
 
   test('measures nothing on another device than was meant', async () => {
-    const cell = new Cell({ ...row, expect: /on a GPU/, otherwise: 'no GPU' }, place, {})
+    const cell = new Cell({ ...row, expect: /on a GPU/, otherwise: 'no GPU', remedy: 'Buy one.' }, place, {})
     for await (const event of measure({ ...request, expect: 'on a GPU' }, read)) cell.take(event)
     expect(cell.result).toMatchObject({
       status: 'absent',
-      problem: expect.stringMatching(/^no GPU/),
+      problem: 'no GPU (what started is: JavaScript). Buy one.',
       parts: {},
     })
   })
@@ -128,7 +128,7 @@ describe('what counts as a fault', () => {
     // JSON has no infinity and no NaN.
     [
       'a value that is no number',
-      { golden: { maxAbsError: { grad: null } } },
+      { golden: { maxAbsError: { logprobs: 1e-6, memory: null, grad: 1e-6 } } },
       /^golden one deviates by no number/,
     ],
     ['a golden case that throws', { golden: { error: 'no memory' } }, /^golden one: no memory/],
@@ -136,7 +136,7 @@ describe('what counts as a fault', () => {
     ['another loss', { training: { losses: [2, 1.001] } }, /^training of selective deviates by 1.0e-3/],
     [
       'a loss that is no number',
-      { training: { losses: [2, null] } },
+      { training: { losses: [null, 1] } },
       /^training of selective deviates by no number/,
     ],
     [

@@ -74,7 +74,11 @@ const readCells = async (file) => {
     throw new UsageError(`${file} is no file of this tool: its format is not ${format}`)
   return content.cells
 }
-const writeCells = (file, cells) => writeFile(file, `${JSON.stringify({ format, cells }, undefined, 1)}\n`)
+/** A line for each cell. */
+const writeCells = (file, cells) => {
+  const lines = cells.map((cell) => JSON.stringify(cell))
+  return writeFile(file, `{"format":"${format}","cells":[\n${lines.join(',\n')}\n]}\n`)
+}
 
 async function publish(newer) {
   const known = await readCells(results).catch((error) => {

@@ -4,8 +4,8 @@ import { tolerance } from './rows.mjs'
 /** Reasons of `useBackend` for which nothing is wrong: something is not there. */
 const absences = ['missing-package', 'missing-addon', 'unsupported', 'no-adapter']
 
-const largest = (values) =>
-  values.reduce((most, value) => (value === null || !(value <= most) ? value : most), 0)
+/** null where one is no number: JSON has neither infinity nor NaN. */
+const largest = (values) => (values.every(Number.isFinite) ? Math.max(0, ...values) : null)
 
 /** Takes the events of a row as they come. */
 export class Cell {
@@ -34,12 +34,12 @@ export class Cell {
         result.version = event.version
         break
       case 'refused':
-        this.absentIf(absences.includes(event.reason), event.message)
+        this.fail(this.helped(event.message), absences.includes(event.reason))
         break
       case 'started':
         Object.assign(result, { device: event.device, software: event.software })
         if (this.row.expect && !this.row.expect.test(event.device))
-          this.absentIf(true, `${this.row.otherwise} (it started as: ${event.device})`)
+          this.fail(this.helped(`${this.row.otherwise} (what started is: ${event.device}).`), true)
         else result.status = 'ran'
         break
       case 'golden':
@@ -71,14 +71,13 @@ export class Cell {
     }
   }
 
-  /** It ended before it was done, or never began. */
+  /** It ended before it was done, or, where it is absent, never began. */
   fail(problem, absent = false) {
-    if (absent) this.absentIf(true, problem)
-    else Object.assign(this.result, { status: 'broken', problem })
+    Object.assign(this.result, { status: absent ? 'absent' : 'broken', problem })
   }
 
-  absentIf(absent, problem) {
-    Object.assign(this.result, { status: absent ? 'absent' : 'broken', problem })
+  helped(problem) {
+    return this.row.remedy ? `${problem} ${this.row.remedy}` : problem
   }
 
   part(name) {

@@ -73,6 +73,7 @@ function lettersOf(cells) {
 const verdict = (cell) =>
   cell.status === 'absent' ? '🟥 not run' : faults(cell).length > 0 ? '🟥 wrong' : '✅'
 
+const secondsOf = ({ parts }) => Object.values(parts).reduce((sum, { seconds = 0 }) => sum + seconds, 0)
 const dated = ({ date, parts }) => parts.golden?.date ?? parts.training?.date ?? date
 
 function matrix(cells, letters) {
@@ -88,12 +89,12 @@ function matrix(cells, letters) {
       ['laws', of('laws', lawsText), true],
       ['20 steps: losses from cpu’s', of('training', (part) => trainingText(part).deviation), true],
       ['tensors left', of('training', (part) => trainingText(part).tensors), true],
-      ['device', ({ device }) => device],
+      ['device', ({ status, device }) => status !== 'absent' && device],
       [
         'measured',
         (cell) =>
           cell.status !== 'absent' &&
-          `${dated(cell)} (${letters.get(cell.machine)}), ${duration(cell.seconds)}`,
+          `${dated(cell)} (${letters.get(cell.machine)}), ${duration(secondsOf(cell))}`,
       ],
     ].map(([title, text, right]) => [title, (cell) => text(cell) || '', right]),
     cells,
@@ -106,10 +107,10 @@ const busy = 0.5
 function speeds(cells, letters) {
   const measured = cells.filter(({ parts }) => parts.training || parts.speed)
   const names = [...new Set(measured.flatMap(({ parts }) => Object.keys(parts.training?.methods ?? {})))]
-  const load = (part) => (part.load > busy ? `, busy (load ${part.load.toFixed(1)})` : '')
   const when = (cell) => {
-    const part = cell.parts.speed ?? cell.parts.training
-    return `${part.date} (${letters.get(cell.machine)})${load(part)}`
+    const parts = [cell.parts.speed, cell.parts.training].filter(Boolean)
+    const load = Math.max(...parts.map((part) => part.load))
+    return `${parts[0].date} (${letters.get(cell.machine)})${load > busy ? `, busy (load ${load.toFixed(1)})` : ''}`
   }
   const fair = ({ parts: { speed } }) =>
     speed && (speed.ms ? milliseconds(speed.ms) : speed.skipped ? '–' : '🟥')
@@ -142,7 +143,7 @@ function missing(cells) {
     .map((row) => ({
       ...row,
       ...{ status: 'absent', parts: {} },
-      problem: `Nobody has tried: pnpm parity --backends ${backendOf(row)} --hosts ${row.host}`,
+      problem: row.remedy ?? `Nobody has tried: pnpm parity --backends ${backendOf(row)} --hosts ${row.host}`,
     }))
 }
 

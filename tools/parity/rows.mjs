@@ -12,7 +12,7 @@ const node = [
   ...withAndWithout({ id: 'wasm', backend: 'wasm', title: 'wasm, one thread', options: { threads: 1 } }),
   {
     ...{ id: 'wasm-threads', backend: 'wasm', title: 'wasm, threads', kernels: true },
-    ...{ expect: /threads/, otherwise: 'one thread only: this machine has one processor' },
+    ...{ expect: /threads/, otherwise: 'There is one thread only: this machine has one processor' },
   },
   ...withAndWithout({ id: 'webgpu', backend: 'webgpu', title: 'WebGPU' }),
   ...withAndWithout(
@@ -20,15 +20,18 @@ const node = [
       ...{ id: 'tensorflow', backend: 'tensorflow', title: 'TensorFlow' },
       // An addon with CUDA computes on the processor, too.
       ...{ environment: { CUDA_VISIBLE_DEVICES: '-1' }, expect: /on the processor/ },
-      otherwise: 'it took a GPU all the same',
+      otherwise: 'It took a GPU all the same',
+      remedy:
+        'To have it: node apps/cli/dist/main.js setup tensorflow (--from WHEEL without a network), then pnpm parity --backends tensorflow',
     },
     { patch: false },
   ),
   ...withAndWithout(
     {
       ...{ id: 'tensorflow-gpu', backend: 'tensorflow', title: 'TensorFlow on a GPU', expect: /on a GPU/ },
-      otherwise:
-        'no CUDA GPU that TensorFlow can use. On a machine with one (NVIDIA, Linux): lethe setup tensorflow --gpu',
+      otherwise: 'There is no GPU that TensorFlow can use',
+      remedy:
+        'On Linux with an NVIDIA GPU: node apps/cli/dist/main.js setup tensorflow --gpu, then pnpm parity --backends tensorflow-gpu',
     },
     { patch: false },
   ),
@@ -41,7 +44,7 @@ const chromium = [
       title: isolated ? 'wasm, isolated page (threads)' : 'wasm, page not isolated (one thread)',
     }).map((row) =>
       isolated && row.kernels
-        ? { ...row, expect: /threads/, otherwise: 'one thread only: this machine has one processor' }
+        ? { ...row, expect: /threads/, otherwise: 'There is one thread only: this machine has one processor' }
         : row,
     ),
   ),
