@@ -55,9 +55,7 @@ const experiments = {
     training: { steps: 4000, learningRate: 2e-3, warmup: 100, batch: 8, block: 128, clip: 1 },
     expire: { maxSpan: 160, ramp: 8, penalty: 1e-4, initialPercentage: 0.95, divider: 64 },
     variants: {
-      'divider 32': { expire: { divider: 32 } },
-      'penalty 1e-3': { expire: { penalty: 1e-3 } },
-      'penalty 1e-5': { expire: { penalty: 1e-5 } },
+      'penalty 3e-4': { expire: { penalty: 3e-4 } },
       'ramp 12': { expire: { ramp: 12 } },
     },
   },
@@ -67,16 +65,21 @@ const experiments = {
     spans: { full: 160, short: 10 },
     decoder: { layers: 1, width: 32, heads: 2, feedForward: 64 },
     training: {
-      ...{ steps: 3500, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
+      ...{ steps: 3000, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
       ...{ discount: 0.97, entropyCost: 0.003 },
     },
-    expire: { maxSpan: 208, ramp: 5, penalty: 1e-4, initialPercentage: 0.95, divider: 16 },
+    expire: { maxSpan: 208, ramp: 8, penalty: 1e-4, initialPercentage: 0.9, divider: 8 },
     variants: {
-      'ramp 8, penalty 3e-5, divider 8': { expire: { ramp: 8, penalty: 3e-5, divider: 8 } },
-      'divider 32': { expire: { divider: 32 } },
+      'penalty 3e-4': { expire: { penalty: 3e-4 } },
       'penalty 3e-5': { expire: { penalty: 3e-5 } },
-      'penalty 1e-3, divider 32': { expire: { penalty: 1e-3, divider: 32 } },
-      'ramp 8': { expire: { ramp: 8 } },
+      'penalty 3e-4, divider 16': { expire: { penalty: 3e-4, divider: 16 } },
+      'penalty 1e-3, divider 16': { expire: { penalty: 1e-3, divider: 16 } },
+      'length 240': {
+        learned: { length: [3, 240], limit: 500 },
+        asked: { length: 240, limit: 500 },
+        spans: { full: 240, short: 15 },
+        expire: { maxSpan: 312 },
+      },
     },
   },
 }
