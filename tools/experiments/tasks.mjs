@@ -68,12 +68,11 @@ const experiments = {
       ...{ steps: 3000, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
       ...{ discount: 0.97, entropyCost: 0.003 },
     },
-    expire: { maxSpan: 208, ramp: 8, penalty: 1e-4, initialPercentage: 0.9, divider: 8 },
+    expire: { maxSpan: 208, ramp: 8, penalty: 3e-5, initialPercentage: 0.9, divider: 8 },
     variants: {
-      'penalty 3e-4': { expire: { penalty: 3e-4 } },
-      'penalty 3e-5': { expire: { penalty: 3e-5 } },
-      'penalty 3e-4, divider 16': { expire: { penalty: 3e-4, divider: 16 } },
-      'penalty 1e-3, divider 16': { expire: { penalty: 1e-3, divider: 16 } },
+      'penalty 1e-4': { expire: { penalty: 1e-4 } },
+      'ramp 6': { expire: { ramp: 6 } },
+      'penalty 1e-4, divider 16': { expire: { penalty: 1e-4, divider: 16 } },
       'length 240': {
         learned: { length: [3, 240], limit: 500 },
         asked: { length: 240, limit: 500 },
