@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { RunResult } from './compare/results'
+import type { EqualQuality, RunResult } from './compare/results'
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'lethe-compare-'))
@@ -104,6 +104,34 @@ describe('a comparison', () => {
     expect(page.includes('parity: within 2.0 % of the answers of the fixed span with 4 slots')).toBe(true)
   }, 120_000)
 
+  test('searches for equal quality: trains smaller budgets, prunes what is trained, and goes on exactly', async () => {
+    const two = ['--methods', 'fixed-span,selective', '--budgets', '4', '--steps', '2', '--jobs', '2']
+    const searched = await lethe(...options, ...two, '--equal-quality', '9', '--out', 'equal')
+    expect([searched.code, searched.stderr]).toEqual([0, ''])
+    expect(searched.stdout).toContain(
+      'to find equal quality: fixed-span-1-seed0, selective-1-seed0, selective-4-seed0-pruned-1',
+    )
+    expect(searched.stdout).toMatch(/^selective +1 of 4 +1\.0 /m)
+    expect(searched.stdout).toMatch(
+      /^selective, pruned: within 9 bits per byte of fixed-span 4 with budget 1: 1\.0 slots \(4\.0 times fewer\), \d+ B/m,
+    )
+    const [{ reference, methods }] = results('equal').equalQuality
+    expect(reference.budget).toBe(4)
+    expect(methods.map(({ method, row }: EqualQuality) => [method, row!.budget, row!.trainedBudget])).toEqual(
+      [
+        ['fixed-span', 1, undefined],
+        ['selective', 1, undefined],
+        ['selective, pruned', 1, 4],
+      ],
+    )
+    const page = readFileSync(join(folder, 'equal', 'report.html'), 'utf8')
+    expect(page.includes('<b>selective, pruned</b>: budget 1: 1.0 slots')).toBe(true)
+    const before = quality('equal')
+    rmSync(join(folder, 'equal', 'runs', 'selective-4-seed0-pruned-1.figures.json'))
+    expect(await lethe('--resume', 'equal')).toMatchObject({ code: 0, stderr: '' })
+    expect(quality('equal')).toEqual(before)
+  }, 120_000)
+
   test('with a run that fails has the others, and says what failed', async () => {
     const two = [...options, '--methods', 'fixed-span,selective', '--budgets', '8', '--steps', '5']
     expect((await lethe(...two, '--out', 'failing')).code).toBe(0)
@@ -134,6 +162,11 @@ describe('wrong input', () => {
       'budgets above the span',
       [...options, '--budgets', '64', '--span', '32'],
       '--span 32 is less than the budget 64',
+    ],
+    [
+      'a search without what is searched for',
+      [...options, '--methods', 'selective', '--equal-quality', '0.1'],
+      'add fixed-span to --methods',
     ],
     ['a folder that holds nothing', ['--resume', 'nowhere'], 'there is no comparison in nowhere'],
     ['another option than before', ['--resume', 'whole', '--steps', '11'], 'has --steps 10, not 11'],

@@ -74,13 +74,18 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       'Trains every method with every budget and seed, then measures each alone. --span is how far back expire-span and\n' +
       'selective may look, which hold no window (default: 4 x the largest budget). The folder (default: runs/compare-N) gets\n' +
       'results.json and report.html, and the runs, which are ordinary ones. Ctrl-C saves; --resume goes on. Models of a task\n' +
-      'are judged by the part of its answers that they get right.',
+      'are judged by the part of its answers that they get right. --equal-quality trains smaller budgets until it has found the\n' +
+      'smallest that is as good as the fixed span with the largest one, and also prunes what selective and expire-span learned.',
     examples: [
       ['lethe compare', 'all methods, small, on a text that is already installed'],
       ['lethe compare --data book.txt --methods fixed-span,selective --budgets 32,64,128 --seeds 0,1,2', ''],
       [
         'lethe compare --task copy,needle --budgets 8,32 --steps 1000',
         'what each method remembers of a task',
+      ],
+      [
+        'lethe compare --data book.txt --methods fixed-span,selective --budgets 256 --block 16 --equal-quality 0.01',
+        'with how little memory is a method as good?',
       ],
       ['lethe compare --resume runs/compare-1', 'go on where it was interrupted'],
     ],
@@ -90,8 +95,11 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
     usage: 'lethe measure FOLDER [options]',
     details:
       'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Bits per byte by how much was read before,\n' +
-      'slots over time, spans by layer and head, bytes and times, on the validation part of the run’s own text.',
-    examples: [['lethe measure runs/book', '']],
+      'slots over time, spans by layer and head, bytes and times, on the validation part of the run’s own text or task.',
+    examples: [
+      ['lethe measure runs/book', ''],
+      ['lethe measure runs/selective --budget 16', 'pruned to fewer slots than it was trained with'],
+    ],
   },
   inspect: {
     summary: 'what a trained model kept of a text, token by token',

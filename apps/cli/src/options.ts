@@ -114,9 +114,10 @@ const table = {
   sinks: { ...memory, kind: 'whole', least: 0, default: 0, help: 'first steps of a stream that always stay' },
   budget: {
     ...memory,
+    commands: [...builds, 'measure'],
     kind: 'whole',
     least: 1,
-    help: 'expire-span, selective: slots that may stay, the least needed go first',
+    help: 'expire-span, selective: slots that may stay, the least needed go first; measure: other than the model was trained with',
   },
   ramp: {
     ...memory,
@@ -408,6 +409,13 @@ const table = {
     least: 0,
     default: 0.02,
     help: 'bits per byte, or part of the answers of a task, that still count as equal to the largest fixed span',
+  },
+  'equal-quality': {
+    group: 'Comparing',
+    commands: ['compare'],
+    kind: 'number',
+    least: 0,
+    help: 'find the smallest budget of each method that is at most so much worse than the largest fixed span',
   },
   jobs: {
     group: 'Comparing',

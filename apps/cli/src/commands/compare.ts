@@ -13,13 +13,14 @@ import {
   type Comparison,
   type CurvePoint,
   equalQuality,
+  memorySaved,
   qualityIn,
   type RunResult,
   rowsOf,
-  slotsSaved,
   tableOf,
   withinOf,
 } from '../compare/results'
+import { nextRuns } from '../compare/search'
 import { absolute, openData, type RunData } from '../data'
 import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
@@ -30,7 +31,7 @@ import { trainOptions } from '../session'
 import { decoderOf, type Settings } from '../settings'
 
 /** Options that may differ when a comparison goes on. */
-const free = ['jobs', 'json', 'resume', 'within', 'backend', 'threads', 'help']
+const free = ['jobs', 'json', 'resume', 'within', 'equal-quality', 'backend', 'threads', 'help']
 
 export async function compareCommand(line: CommandLine): Promise<number> {
   const given = absolute(line.given)
@@ -117,15 +118,18 @@ class CompareSession {
   private readonly children = new Set<ReturnType<typeof spawn>>()
   private readonly errors = new Map<string, string>()
   private readonly began = performance.now()
+  /** How much worse is still as good. */
+  private readonly within: number
   private interrupted = false
   private backend = ''
 
   constructor(
     private readonly folder: string,
-    private readonly plan: readonly PlannedRun[],
+    private plan: readonly PlannedRun[],
     private readonly given: Given,
   ) {
     for (const { id, error } of plan) if (error !== undefined) this.errors.set(id, error)
+    this.within = given['equal-quality'] ?? given.within ?? 0.02
   }
 
   async run(): Promise<number> {
@@ -148,20 +152,38 @@ class CompareSession {
       )
       for (const [task, error] of new Map(this.plan.map(({ task, error }) => [task, error])))
         if (error !== undefined) this.print(`${task} is left out: ${error}`)
-      const waiting = this.plan.filter(({ error }) => error === undefined)
-      const worker = async () => {
-        for (let run = waiting.shift(); run && !this.interrupted; run = waiting.shift())
-          await this.train(run, threads)
+      let runs = this.plan.filter(({ error }) => error === undefined)
+      while (runs.length > 0 && !this.interrupted) {
+        await this.make(runs, jobs, threads)
+        runs = this.interrupted || this.given['equal-quality'] === undefined ? [] : await this.search()
+        this.plan = [...this.plan, ...runs]
       }
-      await Promise.all(Array.from({ length: jobs }, worker))
-      // One by one, so that each is timed alone.
-      for (const run of this.plan) if (!this.interrupted) await this.measure(run)
     } finally {
       process.off('SIGINT', interrupt)
       process.off('SIGTERM', interrupt)
       this.status.print()
     }
     return this.interrupted ? this.stopped() : this.finish()
+  }
+
+  /** Trains side by side, then measures. */
+  private async make(runs: readonly PlannedRun[], jobs: number, threads: number): Promise<void> {
+    const waiting = runs.filter(({ trainedBudget }) => trainedBudget === undefined)
+    const worker = async () => {
+      for (let run = waiting.shift(); run && !this.interrupted; run = waiting.shift())
+        await this.train(run, threads)
+    }
+    await Promise.all(Array.from({ length: jobs }, worker))
+    // One by one, so that each is timed alone.
+    for (const run of runs) if (!this.interrupted) await this.measure(run)
+  }
+
+  /** The budgets to try next. */
+  private async search(): Promise<PlannedRun[]> {
+    const results = await Promise.all(this.plan.map((run) => this.resultOf(run)))
+    const next = nextRuns(this.plan, rowsOf(results), this.within)
+    if (next.length > 0) this.print(`to find equal quality: ${next.map(({ id }) => id).join(', ')}`)
+    return next
   }
 
   private stopped(): number {
@@ -192,7 +214,8 @@ class CompareSession {
     this.status.update(() => `measuring ${run.id}`)
     const { threads } = this.given
     const own = threads === undefined ? [] : ['--threads', String(threads)]
-    await this.child(run, ['measure', this.runPath(run), ...own], (line) => {
+    const budget = run.trainedBudget === undefined ? [] : ['--budget', String(run.budget)]
+    await this.child(run, ['measure', this.runPath(run), ...budget, ...own], (line) => {
       const { backend, ...figures } = line
       this.measured.set(run.id, JSON.stringify({ backend, figures }))
     })
@@ -203,7 +226,7 @@ class CompareSession {
   private readonly measured = new Map<string, string>()
 
   private progress(): string {
-    const plan = this.plan.filter(({ error }) => error === undefined)
+    const plan = this.plan.filter(({ error, model }) => error === undefined && model === undefined)
     const total = plan.reduce((sum, { settings }) => sum + settings.steps, 0)
     const done = plan.reduce((sum, { id }) => sum + (this.steps.get(id) ?? 0), 0)
     const seconds = (performance.now() - this.began) / 1000
@@ -250,7 +273,8 @@ class CompareSession {
 
   private async finish(): Promise<number> {
     const runs = await Promise.all(this.plan.map((run) => this.resultOf(run)))
-    const { data, json, jobs: _, within = 0.02, resume: __, out: ___, ...options } = this.given
+    const { within } = this
+    const { data, json, jobs: _, within: __, resume: ___, out: ____, ...options } = this.given
     const comparison: Comparison = {
       format: 'lethe-comparison-1',
       date: new Date().toISOString(),
@@ -275,10 +299,10 @@ class CompareSession {
     else {
       for (const line of tableOf(rows)) console.log(line)
       for (const { task, reference, methods } of equal)
-        for (const { method, row, saved } of methods)
-          if (row && row !== reference)
+        for (const found of methods)
+          if (found.row !== reference)
             console.log(
-              `${task === undefined ? '' : `${task}, `}${method}: within ${withinOf(within, qualityIn(reference))} of fixed-span ${reference.budget} with ${slotsSaved(row, saved!)}`,
+              `${task === undefined ? '' : `${task}, `}${found.method}: within ${withinOf(within, qualityIn(reference))} of fixed-span ${reference.budget} with ${memorySaved(found)}`,
             )
       console.log(`\nreport: ${relativePath(resolve(report))}`)
       console.log(`results: ${relativePath(resolve(results))}`)
@@ -287,9 +311,13 @@ class CompareSession {
   }
 
   private async resultOf(run: PlannedRun): Promise<RunResult> {
-    const { id, method, budget, seed } = run
-    const what = { id, ...(run.task !== undefined && { task: run.task }), method, budget, seed }
-    const curves = await this.curvesOf(run)
+    const { id, task, method, budget, trainedBudget, seed } = run
+    const what = {
+      ...{ id, method, budget, seed },
+      ...(task !== undefined && { task }),
+      ...(trainedBudget !== undefined && { trainedBudget }),
+    }
+    const curves = trainedBudget === undefined ? await this.curvesOf(run) : { training: [], validation: [] }
     const error = this.errors.get(id)
     if (error !== undefined) return { ...what, error, ...curves }
     const { backend, figures } = JSON.parse(await readFile(this.figuresPath(run), 'utf8')) as {
@@ -335,8 +363,8 @@ class CompareSession {
     if (!this.given.json) this.status.print(text)
   }
 
-  private runPath({ id }: PlannedRun): string {
-    return join(this.folder, 'runs', id)
+  private runPath({ id, model = id }: PlannedRun): string {
+    return join(this.folder, 'runs', model)
   }
 
   private figuresPath({ id }: PlannedRun): string {

@@ -1,12 +1,16 @@
 /** lethe measure: what a trained model remembers and what it costs, for a reader or for `lethe compare`. */
+import type { Decoder } from '@lethe/core'
 import { startBackend } from '../backend'
 import { type Figures, measure } from '../compare/figures'
 import { qualityOf } from '../compare/quality'
 import { openData } from '../data'
+import { UsageError } from '../errors'
+import { methodOf, methods } from '../methods'
 import { openModel } from '../model'
-import type { CommandLine } from '../options'
+import type { CommandLine, Given } from '../options'
 import { bytes, count } from '../output'
 import { evaluationText } from '../session'
+import { settingsOf } from '../settings'
 
 export async function measureCommand({ given, positionals }: CommandLine): Promise<number> {
   let backend = ''
@@ -14,17 +18,26 @@ export async function measureCommand({ given, positionals }: CommandLine): Promi
     backend = (await startBackend(given)).name
   })
   const data = await openData(config, tokenizer)
+  const measured = given.budget === undefined ? decoder : withBudget(decoder, config, given.budget)
   const figures = await measure({
-    decoder,
+    decoder: measured,
     data,
     batch: config.batch ?? 16,
     block: config.block ?? 64,
     validBatch: given['valid-batch'] ?? config['valid-batch'] ?? 8,
   })
-  decoder.dispose()
+  for (const each of new Set([decoder, measured])) each.dispose()
   if (given.json) console.log(JSON.stringify({ backend, ...figures }))
   else for (const line of describe(figures, backend)) console.log(line)
   return 0
+}
+
+/** The same weights, with room for fewer or more slots. @throws UsageError where the method takes no budget */
+function withBudget(decoder: Decoder, config: Given, budget: number): Decoder {
+  const settings = settingsOf(config)
+  if (!methods[settings.method]!.options.includes('budget'))
+    throw new UsageError(`a trained model of ${settings.method} has no --budget to change: train another one`)
+  return decoder.withMethod(methodOf(settings.method, { ...settings, budget }))
 }
 
 function describe(figures: Figures, backend: string): string[] {

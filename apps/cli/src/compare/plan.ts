@@ -18,6 +18,10 @@ export interface PlannedRun {
   readonly task?: string
   /** Why it cannot be made. */
   readonly error?: string
+  /** It is the model of this budget, measured with a smaller one. */
+  readonly trainedBudget?: number
+  /** The folder's name where it is another run's: that of the model. */
+  readonly model?: string
   readonly settings: Settings
 }
 
@@ -41,8 +45,9 @@ const defaultBudgets: readonly number[] = [64]
 const defaultSeeds: readonly number[] = [0]
 
 /**
- * Every method with every budget and seed, on the text or on every task. A task that cannot be made costs its own runs alone. `--span` is how far back those methods may reach whose slots are no
- * window (expire-span, selective): four times the largest budget unless given.
+ * Every method with every budget and seed, on the text or on every task. A task that cannot be made costs its
+ * own runs alone. `--span` is how far back those methods may reach whose slots are no window (expire-span, selective):
+ * four times the largest budget unless given.
  * @throws UsageError where options do not fit the methods, or no task can be made
  */
 export function planRuns(given: Given): PlannedRun[] {
@@ -51,6 +56,14 @@ export function planRuns(given: Given): PlannedRun[] {
   const taken = methodOptionNames.filter((name) => given[name] !== undefined)
   const stray = taken.find((name) => !names.some((method) => methods[method]!.options.includes(name)))
   if (stray) throw new UsageError(`--${stray} is an option of none of ${names.join(', ')}: leave it out`)
+  if (given['equal-quality'] !== undefined) {
+    if (given.within !== undefined)
+      throw new UsageError('--equal-quality says what counts as equal: leave out --within')
+    if (!names.includes('fixed-span'))
+      throw new UsageError(
+        '--equal-quality looks for the quality of the fixed span: add fixed-span to --methods',
+      )
+  }
   if (Math.max(...budgets) > reach)
     throw new UsageError(
       `--span ${reach} is less than the budget ${Math.max(...budgets)}: a method cannot hold more slots than it may look back`,
@@ -71,7 +84,7 @@ export function planRuns(given: Given): PlannedRun[] {
             compareDefaults,
           )
           return {
-            id: `${task === undefined ? '' : `${task}-`}${method}-${budget}-seed${seed}`,
+            id: idOf({ task, method, budget, seed }),
             ...{ method, budget, seed, settings },
             ...(task !== undefined && { task }),
             ...(error !== undefined && { error }),
@@ -81,6 +94,26 @@ export function planRuns(given: Given): PlannedRun[] {
     ),
   )
 }
+
+const idOf = ({
+  task,
+  method,
+  budget,
+  seed,
+}: { task?: string | undefined } & Omit<PlannedRun, 'id' | 'task' | 'settings'>) =>
+  `${task === undefined ? '' : `${task}-`}${method}-${budget}-seed${seed}`
+
+/** The same run with another budget. */
+export function atBudget(run: PlannedRun, budget: number): PlannedRun {
+  const settings = { ...run.settings, ...methods[run.method]!.withBudget(budget, run.settings.span) }
+  return { ...run, budget, id: idOf({ ...run, budget }), settings }
+}
+
+/** The model of a run, measured with a smaller budget. */
+export const pruned = (run: PlannedRun, budget: number): PlannedRun => ({
+  ...run,
+  ...{ budget, trainedBudget: run.budget, model: run.id, id: `${run.id}-pruned-${budget}` },
+})
 
 /** What the runs learn from: the text, or each task with its options. */
 function dataOf(given: Given): { data: Given; task?: string; error?: string }[] {

@@ -81,7 +81,9 @@ describe('equal quality', () => {
   test('is the fewest slots within the bound of the largest fixed span', () => {
     const [{ reference, methods }] = equalQuality(rows, 0.05) as [EqualQualities]
     expect([reference.method, reference.budget]).toEqual(['fixed-span', 16])
-    const found = Object.fromEntries(methods.map(({ method, row, saved }) => [method, [row?.budget, saved]]))
+    const found = Object.fromEntries(
+      methods.map(({ method, row, saved }) => [method, [row?.budget, saved?.slots]]),
+    )
     expect(found).toEqual({ 'fixed-span': [16, 1], selective: [4, 4], compressive: [undefined, undefined] })
   })
 

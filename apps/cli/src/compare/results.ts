@@ -13,6 +13,8 @@ export interface CurvePoint {
 }
 
 export interface RunResult {
+  /** It is the model of this budget, measured with a smaller one. */
+  readonly trainedBudget?: number
   readonly id: string
   /** What it learned, where that is no text. */
   readonly task?: string
@@ -53,6 +55,8 @@ export interface Spread {
 /** One method with one budget on one task (or the text), over all seeds that finished. */
 export interface Row {
   readonly task?: string
+  /** The models are those of this budget, measured with a smaller one. */
+  readonly trainedBudget?: number
   readonly method: string
   readonly budget: number
   readonly seeds: number
@@ -84,16 +88,17 @@ export function spreadOf(values: readonly number[]): Spread {
 export function rowsOf(runs: readonly RunResult[]): Row[] {
   const groups = new Map<string, RunResult[]>()
   for (const run of runs) {
-    const key = `${run.task ?? ''} ${run.method} ${run.budget}`
+    const key = `${run.task ?? ''} ${run.method} ${run.budget} ${run.trainedBudget ?? ''}`
     groups.set(key, [...(groups.get(key) ?? []), run])
   }
   return [...groups.values()].map((group) => {
     const figures = group.flatMap((run) => run.figures ?? [])
     const spread = (read: (figures: Figures) => number) => spreadOf(figures.map(read))
-    const { task, method, budget } = group[0]!
+    const { task, method, budget, trainedBudget } = group[0]!
     const [first] = figures
     return {
       ...(task !== undefined && { task }),
+      ...(trainedBudget !== undefined && { trainedBudget }),
       method,
       budget,
       seeds: figures.length,
@@ -125,13 +130,30 @@ export function byTask<T extends { readonly task?: string }>(
   return tasks.map((task) => [task, rows.filter((row) => row.task === task)])
 }
 
+/** How a method is called whose models are those of a larger budget. */
+export const nameOf = ({ method, trainedBudget }: Pick<Row, 'method' | 'trainedBudget'>): string =>
+  trainedBudget === undefined ? method : `${method}, pruned`
+
+/** The full model of a task or the text: the fixed span with the largest budget. */
+export function referenceOf(rows: readonly Row[]): Row | undefined {
+  const fixed = rows.filter(({ method, seeds }) => method === 'fixed-span' && seeds > 0)
+  return fixed.length === 0 ? undefined : fixed.reduce((a, b) => (b.budget > a.budget ? b : a))
+}
+
+/** By how much a row is worse than another one of the same task. */
+export function lost(row: Row, reference: Row): number {
+  const { quality, spread } = qualityIn(row)
+  return quality.worse * (spread.mean - reference[quality.name]!.mean)
+}
+
 /** The answer to "with how little memory is a method as good as the reference, within so much?" */
 export interface EqualQuality {
+  /** By `nameOf`. */
   readonly method: string
   /** The row with the fewest slots that is good enough; undefined if none is. */
   readonly row: Row | undefined
-  /** Slots of the reference per slot of that row. */
-  readonly saved: number | undefined
+  /** Slots and bytes of the reference per slot and byte of that row. */
+  readonly saved: { readonly slots: number; readonly bytes: number } | undefined
 }
 
 export interface EqualQualities {
@@ -146,28 +168,28 @@ export interface EqualQualities {
  */
 export function equalQuality(rows: readonly Row[], within: number): EqualQualities[] {
   return byTask(rows.filter(({ seeds }) => seeds > 0)).flatMap(([task, done]) => {
-    const fixed = done.filter(({ method }) => method === 'fixed-span')
-    if (fixed.length === 0) return []
-    const reference = fixed.reduce((a, b) => (b.budget > a.budget ? b : a))
-    const methods = [...new Set(done.map(({ method }) => method))].map((method) => {
-      const enough = done.filter((row) => row.method === method && lost(row, reference) <= within)
+    const reference = referenceOf(done)
+    if (!reference) return []
+    const methods = [...new Set(done.map(nameOf))].map((method) => {
+      const enough = done.filter((row) => nameOf(row) === method && lost(row, reference) <= within)
       const row =
         enough.length === 0 ? undefined : enough.reduce((a, b) => (b.slots.mean < a.slots.mean ? b : a))
-      return { method, row, saved: row && reference.slots.mean / row.slots.mean }
+      const saved = row && {
+        slots: reference.slots.mean / row.slots.mean,
+        bytes: reference.memoryBytes.mean / row.memoryBytes.mean,
+      }
+      return { method, row, saved }
     })
     return [{ ...(task !== undefined && { task }), reference, methods }]
   })
 }
 
-/** By how much a row is worse than another one of the same task. */
-function lost(row: Row, reference: Row): number {
-  const { quality, spread } = qualityIn(row)
-  return quality.worse * (spread.mean - reference[quality.name]!.mean)
-}
-
 /** How much memory that is, beside the reference's. */
-export const slotsSaved = (row: Row, saved: number): string =>
-  `${row.slots.mean.toFixed(1)} slots${saved >= 1.05 ? `, ${saved.toFixed(1)} times fewer` : ''}`
+export function memorySaved({ row, saved }: EqualQuality): string {
+  if (!row || !saved) return 'none of these budgets'
+  const times = (factor: number) => (factor >= 1.05 ? ` (${factor.toFixed(1)} times fewer)` : '')
+  return `budget ${row.budget}: ${row.slots.mean.toFixed(1)} slots${times(saved.slots)}, ${bytes(row.memoryBytes.mean)}${times(saved.bytes)}`
+}
 
 /** What counts as equal, in words. */
 export const withinOf = (within: number, { quality }: { readonly quality: Quality }): string =>
@@ -193,7 +215,12 @@ export function columnsOf(rows: readonly Row[]): Column[] {
   return [
     ...(tasks ? [{ head: 'task', always: true, cell: ({ task }: Row) => task! } as const] : []),
     { head: 'method', always: true, cell: ({ method }) => method },
-    { head: 'budget', always: true, cell: ({ budget }) => String(budget) },
+    {
+      head: 'budget',
+      always: true,
+      cell: ({ budget, trainedBudget }) =>
+        trainedBudget === undefined ? String(budget) : `${budget} of ${trainedBudget}`,
+    },
     { head: 'mean slots', cell: (row) => spread(row.slots, number) },
     { head: 'attended', cell: (row) => spread(row.attended, number) },
     { head: tasks ? 'accuracy' : 'bits/byte', cell: quality },

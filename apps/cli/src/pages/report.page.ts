@@ -5,6 +5,7 @@ import {
   byTask,
   type Comparison,
   type CurvePoint,
+  nameOf,
   qualityIn,
   type Row,
   type RunResult,
@@ -53,12 +54,13 @@ function charts(
 
   /** A row's quality with its spread, over whichever figure stands for its memory. */
   const front = (read: (row: Row) => number): Series[] =>
-    methods.map((method) => ({
-      name: method,
+    [...new Map(own.map((row) => [nameOf(row), row])).values()].map(({ method, trainedBudget }) => ({
+      name: nameOf({ method, ...(trainedBudget !== undefined && { trainedBudget }) }),
       colour: colourOf(method),
       dots: true,
+      dashed: trainedBudget !== undefined,
       points: own
-        .filter((row) => row.method === method && row.seeds > 0)
+        .filter((row) => row.method === method && row.trainedBudget === trainedBudget && row.seeds > 0)
         .map((row): Point => {
           const { mean, deviation } = qualityIn(row).spread
           return {
@@ -78,7 +80,7 @@ function charts(
     chosen = done,
   ): Series[] =>
     chosen.map((run) => ({
-      name: run.method,
+      name: nameOf(run),
       colour: colourOf(run.method),
       points: points(run).map((point) => ({
         ...point,

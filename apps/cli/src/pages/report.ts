@@ -4,10 +4,10 @@ import {
   type Comparison,
   columnsOf,
   equalQuality,
+  memorySaved,
   qualityIn,
   type Row,
   rowsOf,
-  slotsSaved,
   withinOf,
 } from '../compare/results'
 import { escaped, renderPage } from './page'
@@ -24,6 +24,7 @@ export function reportPage(comparison: Comparison, within: number): string {
         ? `${names.length} files`
         : names.join(', ')
   const { machine } = comparison
+  const pruned = rows.some(({ trainedBudget }) => trainedBudget !== undefined)
   return renderPage({
     title: `Lethe: forgetting methods on ${subject}`,
     script: 'report',
@@ -33,7 +34,7 @@ export function reportPage(comparison: Comparison, within: number): string {
       `<p class="quiet">${escaped(subject)}; ${escaped(String(comparison.options.steps))} steps; ${escaped(comparison.backend)} on ${escaped(machine.processor)}, ` +
         `${machine.cores} cores, Node ${escaped(machine.node)}; ${escaped(comparison.date.slice(0, 16).replace('T', ' '))} UTC</p>`,
       answers(rows, within),
-      `<section class="scroll">${table(rows)}<p class="quiet">Mean slots are held (mean over layers and blocks); attended: what a step looks at, mean over heads.</p></section>`,
+      `<section class="scroll">${table(rows)}<p class="quiet">Mean slots are held (mean over layers and blocks); attended: what a step looks at, mean over heads.${pruned ? ' A budget of a larger one: models of that, measured with a smaller one.' : ''}</p></section>`,
       ...tasks.flatMap(([task, own], index) => charts(task, own, index)),
       ...tasks.map(([task]) => spans(task, comparison)),
     ].join('\n'),
@@ -84,11 +85,10 @@ function answers(rows: readonly Row[], within: number): string {
       if (others.length === 0) return ''
       const found = qualityIn(reference)
       const { format } = found.quality
-      const lines = others.map(({ method, row, saved }) =>
-        row
-          ? `<li><b>${escaped(method)}</b>: ${slotsSaved(row, saved!)} (${format(qualityIn(row).spread.mean)})</li>`
-          : `<li><b>${escaped(method)}</b>: with none of these budgets</li>`,
-      )
+      const lines = others.map((found) => {
+        const measured = found.row ? `; ${format(qualityIn(found.row).spread.mean)}` : ''
+        return `<li><b>${escaped(found.method)}</b>: ${memorySaved(found)}${measured}</li>`
+      })
       const where = task === undefined ? 'Within' : `${escaped(task)}: within`
       return `<p>${where} ${withinOf(within, found)} of the fixed span with ${reference.budget} slots (${format(found.spread.mean)}):</p><ul>${lines.join('')}</ul>`
     })
