@@ -160,7 +160,7 @@ const manifest = { name: 'lethe-tensorflow', private: true, description: 'made b
 /** tfjs-node as its own install script sets it up. */
 async function download(staging: string, name: string, options: SetupOptions): Promise<ProbeFacts> {
   options.print(`installing ${name} with the TensorFlow that it downloads`)
-  await npmInstall(staging, [`${name}@${tfjsVersion()}`], options, true)
+  await npmInstall(staging, [`${name}@${tfjsVersion()}`], options, name)
   return expectWorking(staging, options)
 }
 
@@ -169,21 +169,19 @@ function tfjsVersion(): string {
   return createRequire(import.meta.url)('@tensorflow/tfjs-core/package.json').version
 }
 
+/** @param scriptsOf the one package whose install script shall run, if any: npm 12 runs none that is not allowed by name */
 async function npmInstall(
   folder: string,
   packages: string[],
   options: SetupOptions,
-  scripts: boolean,
+  scriptsOf?: string,
 ): Promise<void> {
   await rm(join(folder, 'node_modules'), { recursive: true, force: true })
-  await writeFile(join(folder, 'package.json'), JSON.stringify(manifest, null, 2))
+  const allowScripts = scriptsOf === undefined ? {} : { [scriptsOf]: true }
+  await writeFile(join(folder, 'package.json'), JSON.stringify({ ...manifest, allowScripts }, null, 2))
   const flags = ['--no-audit', '--no-fund', '--no-package-lock', '--loglevel=error']
-  await run(
-    'npm',
-    ['install', ...flags, ...(scripts ? [] : ['--ignore-scripts']), ...packages],
-    folder,
-    options,
-  )
+  if (scriptsOf === undefined) flags.push('--ignore-scripts')
+  await run('npm', ['install', ...flags, ...packages], folder, options)
 }
 
 /** tfjs-node's addon, compiled against the library in a wheel. */
@@ -201,12 +199,7 @@ async function fromWheel(
   const compiler = await findCompiler()
   const wheel = given ?? (await pipWheel(gpu ? 'tensorflow' : 'tensorflow-cpu', options))
   print(`installing ${name} (npm, without its own download)`)
-  await npmInstall(
-    staging,
-    [`${name}@${tfjsVersion()}`, `node-api-headers@${headersVersion}`],
-    options,
-    false,
-  )
+  await npmInstall(staging, [`${name}@${tfjsVersion()}`, `node-api-headers@${headersVersion}`], options)
   const root = join(staging, 'node_modules', name)
   const include = join(root, 'deps/include')
   const lib = join(root, 'deps/lib')
