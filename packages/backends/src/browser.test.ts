@@ -6,8 +6,8 @@ import { chromiumPath, inPage, isolation, openSite, type Site } from '../../../t
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 let site: Site | undefined
-/** Of the same page: as it is, isolated across origins, and so that it may have no workers. */
-let addresses: { plain: string; isolated: string; withoutWorkers: string }
+/** Of the same page: as it is, isolated across origins, and so that it may have no workers, or fetch no blobs. */
+let addresses: { plain: string; isolated: string; withoutWorkers: string; withoutBlobs: string }
 
 const page = `
   import * as tf from '@tensorflow/tfjs-core'
@@ -61,13 +61,21 @@ beforeAll(async () => {
     plain: await site.serve(),
     isolated: await site.serve(isolation),
     withoutWorkers: await site.serve({ ...isolation, 'Content-Security-Policy': "worker-src 'none'" }),
+    withoutBlobs: await site.serve({ ...isolation, 'Content-Security-Policy': "connect-src 'self'" }),
   }
 })
 
 afterAll(() => site?.close())
 
 interface Run {
-  info: { name: string; device: string; software: boolean; patched: string[] }
+  info: {
+    name: string
+    device: string
+    software: boolean
+    patched: string[]
+    threads?: number
+    singleThread?: string
+  }
   results: number[][]
   reason?: string
   message?: string
@@ -119,6 +127,7 @@ inChromium('a page that is not isolated has one thread, also where more are aske
   await open(addresses.plain, async (run) => {
     const one = await run('wasm', { threads: 3 })
     expect(one.info?.device ?? one.message).toBe('WebAssembly with relaxed SIMD')
+    expect(one.info).toMatchObject({ threads: 1, singleThread: expect.stringContaining('Cross-Origin-') })
   })
 })
 
@@ -132,6 +141,8 @@ inChromium('an isolated page computes the same bits with 1, 2 and 3 threads', as
     for (const threads of [2, 3]) {
       const more = await run('wasm', { threads })
       expect(more.info?.device ?? more.message).toBe(`WebAssembly with relaxed SIMD, ${threads} threads`)
+      expect(more.info).toMatchObject({ threads })
+      expect(more.info).not.toHaveProperty('singleThread')
       expect(more.results).toEqual(one.results)
     }
     const byDefault = await run('wasm')
@@ -144,7 +155,15 @@ inChromium('where a page may have no workers, one thread computes', async () => 
   await open(addresses.isolated, async (_, tab) => {
     expect(await tab.evaluate('threadsIn(3)')).toBe(3)
   })
-  await open(addresses.withoutWorkers, async (_, tab) => {
+  await open(addresses.withoutWorkers, async (run, tab) => {
     expect(await tab.evaluate('threadsIn(3)')).toBe(1)
+    const one = await run('wasm', { threads: 3 })
+    expect(one.info?.device ?? one.message).toBe('WebAssembly with relaxed SIMD')
+    expect(one.info).toMatchObject({ threads: 1, singleThread: expect.stringContaining('worker-src blob:') })
+    expectAgreement(one, await run('cpu'))
+  })
+  await open(addresses.withoutBlobs, async (run) => {
+    const one = await run('wasm', { threads: 3 })
+    expect(one.info).toMatchObject({ threads: 1, singleThread: expect.stringContaining('connect-src blob:') })
   })
 })

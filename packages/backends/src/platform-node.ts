@@ -1,9 +1,8 @@
 /** Node: Dawn for WebGPU, the TensorFlow addons, and nothing that a browser could not do without. */
-import { shareMemory } from '@lethe/kernels-wasm'
-import { BackendError, messageOf, packageError } from './errors'
+import { packageError } from './errors'
 import { canLink } from './link'
 import { loadTensorflow } from './tensorflow'
-import { type BackendOptions, mostThreads, type Platform } from './types'
+import { type BackendOptions, type Platform, threadsFor } from './types'
 import { noAdapter } from './webgpu'
 
 interface Dawn {
@@ -31,27 +30,24 @@ export const nodePlatform: Platform = {
   },
 
   async threads() {
-    if (wasmFolder() === undefined) return 1
+    if (wasmFolder() === undefined)
+      return {
+        count: 1,
+        reason: "This program is a bundle, and tfjs's wasm file is not where it could be read.",
+      }
     const { availableParallelism } = process.getBuiltinModule('node:os')
-    return Math.min(mostThreads, availableParallelism(), await processorQuota())
+    return threadsFor(Math.min(availableParallelism(), await processorQuota()))
   },
 
-  async shareWasm(files) {
+  sharesMemory: true,
+
+  async readWasm(file) {
     const { readFile } = process.getBuiltinModule('node:fs/promises')
-    const file = files['tfjs-backend-wasm-simd.wasm']
-    const content = await readFile(file.startsWith('file:') ? new URL(file) : file).catch((cause) => {
-      throw new BackendError(
-        'failed',
-        'wasm',
-        `The wasm file of tfjs cannot be read: ${messageOf(cause)}.`,
-        "Say where the .wasm files of @tensorflow/tfjs-backend-wasm/dist are: useBackend('wasm', { wasmPaths: '/folder/' }).",
-        { cause },
-      )
-    })
-    const module = shareMemory(content)
-    // tfjs fetches this address, and so needs no file of its own to read.
-    const address = `data:application/wasm;base64,${Buffer.from(module).toString('base64')}`
-    return { ...files, 'tfjs-backend-wasm-simd.wasm': address }
+    return new Uint8Array(await readFile(file.startsWith('file:') ? new URL(file) : file))
+  },
+
+  async addressOf(module) {
+    return `data:application/wasm;base64,${Buffer.from(module).toString('base64')}`
   },
 
   async prepareGpu(options: BackendOptions, hardwareOnly: boolean) {

@@ -54,7 +54,13 @@ export interface BackendOptions {
 }
 
 /** Threads that are started unless more are asked for: beyond, products of ordinary size hardly gain. */
-export const mostThreads = 8
+const mostThreads = 8
+
+/** A thread per processor, up to `mostThreads`. */
+export function threadsFor(processors: number): ThreadSupply {
+  if (processors > 1) return { count: Math.min(mostThreads, processors) }
+  return { count: 1, reason: 'There is one processor.' }
+}
 
 /** What was started. */
 export interface BackendInfo {
@@ -62,6 +68,10 @@ export interface BackendInfo {
   readonly name: BackendName
   /** What computes: the adapter, or the package; on wasm, with how many threads. */
   readonly device: string
+  /** wasm: threads that compute our own kernels, the calling one among them. */
+  readonly threads?: number
+  /** wasm: why there is only one thread, and what would change that; missing where there are more. */
+  readonly singleThread?: string
   /** True where a GPU is only imitated by the processor (SwiftShader, llvmpipe): right, but slow. */
   readonly software: boolean
   /** Names of the kernels that were replaced. */
@@ -82,6 +92,11 @@ export interface AdapterDescription {
   readonly isFallbackAdapter?: boolean
 }
 
+/** How many threads pay here; where that is 1, why. */
+export type ThreadSupply =
+  | { readonly count: number; readonly reason?: never }
+  | { readonly count: 1; readonly reason: string }
+
 /** What differs between Node and a browser, and what a test replaces. */
 export interface Platform {
   /** Imports of the packages by name, each written out, so that bundlers see it. */
@@ -92,10 +107,14 @@ export interface Platform {
   readonly order: readonly BackendName[]
   /** Where the wasm files are if the caller does not say; undefined leaves it to tfjs. */
   readonly wasmPaths: WasmPaths | undefined
-  /** How many threads pay here; 1 where there can be no shared memory. */
-  threads(): Promise<number>
-  /** Where tfjs's wasm does not share its memory of itself: addresses of files of which the one with SIMD does. */
-  shareWasm?(files: Record<WasmFile, string>): Promise<Record<WasmFile, string>>
+  /** How many threads pay here. */
+  threads(): Promise<ThreadSupply>
+  /** Whether threads may share memory here; not in a page that is not isolated across origins. */
+  readonly sharesMemory: boolean
+  /** Reads a wasm file from one of `wasmPaths`. */
+  readWasm(file: string): Promise<Uint8Array<ArrayBuffer>>
+  /** An address at which tfjs can fetch these bytes; undefined where a policy forbids that. */
+  addressOf(module: Uint8Array<ArrayBuffer>): Promise<string | undefined>
   /** Makes `navigator.gpu` be there; throws a BackendError if it cannot. `hardwareOnly`: nothing else is of use. */
   prepareGpu(options: BackendOptions, hardwareOnly: boolean): Promise<void>
   /** Takes away again what prepareGpu put there, so that the process can end. */

@@ -49,7 +49,11 @@ function imitatedGpu(info: AdapterDescription | null) {
 const everything = {
   '@tensorflow/tfjs-backend-cpu': () => import('@tensorflow/tfjs-backend-cpu'),
   '@tensorflow/tfjs-backend-wasm': () => import('@tensorflow/tfjs-backend-wasm'),
-  '@tensorflow/tfjs-backend-webgpu': async () => ({ WebGPUBackend: ImitatedBackend }),
+  '@tensorflow/tfjs-backend-webgpu': async () => {
+    if (tf.getKernel('BatchMatMul', 'webgpu') === undefined)
+      tf.registerKernel({ kernelName: 'BatchMatMul', backendName: 'webgpu', kernelFunc: () => [] })
+    return { WebGPUBackend: ImitatedBackend }
+  },
   '@tensorflow/tfjs-node': notInstalled('@tensorflow/tfjs-node'),
   '@tensorflow/tfjs-node-gpu': notInstalled('@tensorflow/tfjs-node-gpu'),
 }

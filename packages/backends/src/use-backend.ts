@@ -2,6 +2,7 @@
  * Chooses a tfjs backend, starts it and says what was started. The same code serves Node and the browser; what
  * differs comes in as a Platform.
  */
+import { shareMemory } from '@lethe/kernels-wasm'
 import * as tf from '@tensorflow/tfjs-core'
 import { BackendError, messageOf, packageError } from './errors'
 import { patchTensorflowBackend } from './tensorflow-kernels'
@@ -40,6 +41,9 @@ interface TensorflowBackend {
   readonly binding?: { readonly TF_Version?: string }
 }
 
+const wasmFix =
+  "Say where the .wasm files of @tensorflow/tfjs-backend-wasm/dist are: useBackend('wasm', { wasmPaths: '/wasm/' })."
+
 /** One address per file. tfjs would go on using those that it was given before, where it is given a folder. */
 function filesAt(paths: WasmPaths): Record<WasmFile, string> {
   if (typeof paths !== 'string') return paths
@@ -59,6 +63,18 @@ export function createBackends(platform: Platform): Backends {
     } catch (cause) {
       throw BackendError.isInstance(cause) ? cause : packageError(backend, packageName, cause)
     }
+  }
+
+  /**
+   * tfjs's module for one thread, with a memory that threads can share.
+   * @returns its address; undefined where there can be none
+   */
+  async function shareWasm(file: string): Promise<string | undefined> {
+    const content = await platform.readWasm(file).catch((cause) => {
+      const problem = `The wasm file of tfjs cannot be read: ${messageOf(cause)}.`
+      throw new BackendError('failed', 'wasm', problem, wasmFix, { cause })
+    })
+    return platform.addressOf(shareMemory(content))
   }
 
   /** Starts a registered backend and makes it the current one. */
@@ -105,22 +121,37 @@ export function createBackends(platform: Platform): Backends {
       const patched = options.patch === false ? [] : patchWasmBackend({ kernels: options.kernels })
       const simd = await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')
       const useful = simd && patched.length > 0 && options.kernels !== false
-      const threads = useful ? (options.threads ?? (await platform.threads())) : 1
+      const supply = await platform.threads()
+      const wanted = useful ? (options.threads ?? supply.count) : 1
       const paths = options.wasmPaths ?? platform.wasmPaths
+      // tfjs's own build with threads starts its workers from the text of a function, which minifiers break, and then
+      // waits for them for ever. Its build for one thread, in a memory that can be shared, serves our threads.
+      tf.env().set('WASM_HAS_MULTITHREAD_SUPPORT', false)
+      let shared: string | undefined
       if (paths !== undefined) {
         const files = filesAt(paths)
-        if (threads > 1 && platform.shareWasm) wasm.setWasmPaths(await platform.shareWasm(files), true)
-        else wasm.setWasmPaths(files, false)
+        if (wanted > 1 && platform.sharesMemory)
+          shared = await shareWasm(files['tfjs-backend-wasm-simd.wasm'])
+        if (shared === undefined) wasm.setWasmPaths(files, false)
+        else wasm.setWasmPaths({ ...files, 'tfjs-backend-wasm-simd.wasm': shared }, true)
       }
-      await activate(
-        'wasm',
-        "Serve the .wasm files of @tensorflow/tfjs-backend-wasm/dist, and say where: useBackend('wasm', { wasmPaths: '/wasm/' }).",
-      )
+      await activate('wasm', wasmFix).finally(() => {
+        if (shared?.startsWith('blob:')) URL.revokeObjectURL(shared)
+      })
       const kernels = useful ? kernelsOf(tf.backend() as unknown as WasmBackend) : undefined
-      await kernels?.startThreads(threads)
+      await kernels?.startThreads(wanted)
       const instructions = kernels?.relaxed ? 'with relaxed SIMD' : simd ? 'with SIMD' : 'without SIMD'
-      const count = kernels === undefined || kernels.threads === 1 ? '' : `, ${kernels.threads} threads`
-      return { device: `WebAssembly ${instructions}${count}`, patched }
+      const device = `WebAssembly ${instructions}`
+      const threads = kernels?.threads ?? 1
+      if (threads > 1) return { device: `${device}, ${threads} threads`, patched, threads }
+      let singleThread =
+        supply.reason ??
+        'No worker could be started: a Content Security Policy has to allow them (worker-src blob:; connect-src blob:).'
+      if (!simd) singleThread = 'This engine has no SIMD, which the kernels that run in threads need.'
+      else if (kernels === undefined)
+        singleThread = 'Our own kernels, which alone run in threads, are turned off (kernels, patch).'
+      else if (options.threads === 1) singleThread = 'One was asked for.'
+      return { device, patched, threads, singleThread }
     },
 
     async tensorflow(options) {

@@ -48,7 +48,8 @@ function compute(): Record<string, Float32Array> {
 }
 
 test('1, 2 and 3 threads give the same bits', async () => {
-  const { device } = await useBackend('wasm', { threads: 1 })
+  const { device, ...one } = await useBackend('wasm', { threads: 1 })
+  expect(one).toMatchObject({ threads: 1, singleThread: 'One was asked for.' })
   expect(device).toMatch(/^WebAssembly with (relaxed )?SIMD$/)
   expect(backend().wasm.HEAPU8.buffer).toBeInstanceOf(ArrayBuffer)
   const expected = compute()
@@ -56,6 +57,8 @@ test('1, 2 and 3 threads give the same bits', async () => {
     await disposeBackend()
     const info = await useBackend('wasm', { threads })
     expect(info.device).toBe(`${device}, ${threads} threads`)
+    expect(info).toMatchObject({ threads })
+    expect(info).not.toHaveProperty('singleThread')
     expect(backend().wasm.HEAPU8.buffer).toBeInstanceOf(SharedArrayBuffer)
     expect(kernelsOf(backend())!.threads).toBe(threads)
     expect(different(compute(), expected)).toEqual([])
@@ -106,6 +109,7 @@ describe('options', () => {
     for (const options of [{ kernels: false }, { patch: false }]) {
       const info = await useBackend('wasm', { threads: 2, ...options })
       expect(info.device).not.toContain('threads')
+      expect(info).toMatchObject({ threads: 1, singleThread: expect.stringContaining('turned off') })
       expect(backend().wasm.HEAPU8.buffer).toBeInstanceOf(ArrayBuffer)
       await disposeBackend()
     }
