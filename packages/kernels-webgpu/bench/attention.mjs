@@ -137,14 +137,21 @@ async function wholeSteps() {
   }
 }
 
+const tiling = (threads, quads, features = [16, 32], workgroups = 512) => ({
+  threads,
+  quads,
+  features,
+  workgroups,
+})
 const tilings = {
   chosen: undefined,
-  '32x32 of 64, whole': { threads: [8, 8], quads: [1, 1], features: [16, 32], workgroups: 1 },
-  '32x32 of 64': { threads: [8, 8], quads: [1, 1], features: [16, 32], workgroups: 512 },
-  '32x64 of 64': { threads: [8, 8], quads: [1, 2], features: [16, 32], workgroups: 512 },
-  '64x64 of 64': { threads: [8, 8], quads: [2, 2], features: [16, 32], workgroups: 512 },
-  '64x64 of 128': { threads: [8, 16], quads: [2, 1], features: [16, 32], workgroups: 512 },
-  '64x64 of 256': { threads: [16, 16], quads: [1, 1], features: [16, 32], workgroups: 512 },
+  '32x32 of 64': tiling([8, 8], [1, 1]),
+  '32x32 of 64, whole': tiling([8, 8], [1, 1], [16, 32], 1),
+  '64x64 of 64': tiling([8, 8], [2, 2]),
+  '64x64 of 128': tiling([8, 16], [2, 1]),
+  '64x64 of 128, deep': tiling([8, 16], [2, 1], [32, 64]),
+  '64x64 of 128, more': tiling([8, 16], [2, 1], [16, 32], 2048),
+  '64x64 of 256': tiling([16, 16], [1, 1]),
 }
 
 function take(tiling) {
@@ -180,8 +187,8 @@ const products = {
   forward: (placed) => (placed ? 3 : 2),
   single: (placed) => (placed ? 3 : 2),
   'slots-back': (placed) => (placed ? 5 : 4),
-  'queries-back': (placed) => (placed ? 5 : 3),
-  'positions-back': () => 4,
+  'queries-back': (placed) => (placed ? 2 : 1),
+  'positions-back': () => 1,
 }
 
 function visiblePairs({ batch, heads, block, memory }) {

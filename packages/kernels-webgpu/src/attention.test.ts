@@ -5,6 +5,7 @@ import { type AttentionRequest, attend, registerGradients } from '@lethe/core'
 import { attentionLaws } from '@lethe/core/testing'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { attentionKernel } from './index'
+import { largeTiling, overrideTilings } from './tiling'
 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
 const missing = !existsSync(softwareVulkan)
@@ -23,6 +24,8 @@ const compute = (request: AttentionRequest) => {
 const chosen =
   /^(large|gradients: (first|sinusoidal|compressed|scattered beside|slot life|one span for all heads, per|selection|persistent)|what is all|a query that|without any)/
 const laws = attentionLaws({ compute })
+/** These take the tiles of larger requests, and gradients of one head at a time. */
+const divided = /^large: (a window|a span|survivors|sinusoidal)/
 const some = laws.filter(({ name }) => process.env.LETHE_TEST_EVERYTHING || chosen.test(name))
 if (some.length < laws.length)
   console.log(`attention on webgpu: ${some.length} of ${laws.length} laws; LETHE_TEST_EVERYTHING=1 for all`)
@@ -33,9 +36,15 @@ describe.skipIf(missing)('attention on webgpu', () => {
     info = await useBackend('webgpu', { softwareVulkan })
     registerGradients()
   })
-  afterAll(() => disposeBackend())
+  afterAll(() => {
+    overrideTilings()
+    return disposeBackend()
+  })
 
-  test.each(some)('$name', async ({ check }) => {
+  test.each(some)('$name', async ({ name, check }) => {
+    const large = { forward: largeTiling, queries: largeTiling, slots: largeTiling, positions: largeTiling }
+    if (divided.test(name)) overrideTilings(large, 1)
+    else overrideTilings()
     const forward = vi.spyOn(attentionKernel, 'forward')
     covered = false
     await check()

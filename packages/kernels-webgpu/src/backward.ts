@@ -1,7 +1,8 @@
 /**
- * The backward pass: weights are computed again from the queries, keys and each query's statistics. Dao et al. 2022,
- * appendix B.4, in separate programs, since there is no adding to floats that others add to: by tiles of queries, of
- * slots, of distances.
+ * The backward pass: weights are computed again from the queries, keys and each query's statistics (Dao et al. 2022,
+ * appendix B.4), once, by tiles of slots. These leave the gradients of the logits for two more programs, by tiles of
+ * queries and of distances, since there is no adding to floats that others add to; for as many heads at a time as a
+ * buffer of bounded size has room for.
  *
  * With weight = m e / N, N = Σ (m + ε) e, e = exp(logit - largest), g = gradient · value (dropout included),
  * Δ = Σ weight · g: the gradient of a logit is e / N · (m g - (m + ε) Δ), that of m is e / N · (g - Δ).
@@ -49,7 +50,7 @@ import {
   tileCode,
   times,
 } from './tiles'
-import { chooseTile, slotQuads, type Tile } from './tiling'
+import { chooseTile, floatsOfPairs, pairPitch, placesAtATime, type Tile } from './tiling'
 
 /** Attention received by each slot, summed over queries, mean over heads [batch, slots]. */
 export function massOf(inputs: Inputs, parts: Tensor, plan: Plan, scale: number): Tensor {
@@ -87,11 +88,121 @@ export function gradientsOf(
   const { selected, ...others } = prepared
   const voted = selected && votesBackward(prepared, plan, scale, gradients)
   const inputs = { ...others, ...(voted && { voted }) }
+  const { slots, queries, positions } = pairGradientsOf(inputs, plan, scale)
   return {
-    ...queryGradients(request, inputs, plan),
-    ...slotGradients(request, inputs, plan),
-    ...positionGradients(request, inputs, plan),
+    ...queryGradients(request, queries, plan),
+    ...slotGradients(request, slots, plan),
+    ...positionGradients(request, positions, plan),
     ...(voted && { [termName(request, 'selection', 'carried')]: carriedGradient(voted, plan) }),
+  }
+}
+
+/** What the programs over pairs leave. */
+interface Packed {
+  /** [batch, heads, rows, slots + persistent], see slotRows, behind `end` floats. */
+  readonly slots: { readonly packed: Tensor; readonly end: number }
+  /** [splits, batch, heads, rows of the queries' buffer, block], to be added over the splits. */
+  readonly queries: Tensor
+  /** Of each of placedGroups: [batch, heads, columns · headSize]. */
+  readonly positions: readonly Tensor[]
+}
+
+/** Rows of slots' gradients: keys, values and, where there are lives, these. */
+const slotRows = ({ size, life }: Plan) => 2 * size + (life ? 1 : 0)
+
+/**
+ * Runs the three programs for some heads at a time. A tensor has, for each of them, its pairs' gradients (see
+ * floatsOfPairs), and behind these the gradients of all slots: tfjs gives a program one output.
+ */
+function pairGradientsOf(inputs: Inputs, plan: Plan, scale: number): Packed {
+  const { batch, heads, size, block, rows, groups } = plan
+  const atATime = placesAtATime(plan)
+  const pitch = pairPitch(plan)
+  const end = atATime * floatsOfPairs(plan)
+  const tiles = {
+    slots: chooseTile(plan, 'slots'),
+    queries: chooseTile(plan, 'queries'),
+    positions: chooseTile(plan, 'positions'),
+  }
+  const whole = declared({ ...inputs })
+  const { queries: queryRows, keys, slots: known, positions: placedKeys, persistent } = inputs
+  const placed = placedGroups(groups)
+  let packed: readonly number[] | Tensor = [
+    end + batch * heads * slotRows(plan) * (plan.slots + plan.persistent),
+  ]
+  let queries: readonly number[] | Tensor = [tiles.queries.splits * batch, heads, rows.count, block]
+  let positions: readonly (readonly number[] | Tensor)[] = placed.map(({ positions: { low, high } }) => [
+    batch,
+    heads,
+    (high - low + 1) * size,
+  ])
+  for (let first = 0; first < batch * heads; first += atATime) {
+    const count = Math.min(atATime, batch * heads - first)
+    const places = { first, count, pitch, end }
+    const uniforms = uniformsOf(plan, scale, 1, places)
+    for (const [g, group] of groups.entries())
+      packed = run(
+        tiledShader(
+          plan,
+          `slots-back${g}`,
+          whole.names,
+          tiles.slots,
+          () => slotsCode(plan, whole.names, tiles.slots, g),
+          plan.aligned,
+        ),
+        {
+          inputs: whole.inputs,
+          into: packed,
+          uniforms,
+          workgroups: count * Math.ceil(group.slots / tiles.slots.slots),
+        },
+      )
+    const pairs = packed as Tensor
+    const byQuery = declared({
+      queries: queryRows,
+      keys,
+      slots: known,
+      positions: placedKeys,
+      persistent,
+      pairs,
+    })
+    queries = run(
+      tiledShader(plan, `queries-back/${tiles.slots.slots}`, byQuery.names, tiles.queries, () =>
+        queriesCode(plan, byQuery.names, tiles.queries, tiles.slots),
+      ),
+      {
+        inputs: byQuery.inputs,
+        into: queries,
+        uniforms: uniformsOf(plan, scale, tiles.queries.splits, places),
+        workgroups: queryTiles(plan, tiles.queries, count),
+      },
+    )
+    const byDistance = declared({ queries: queryRows, slots: known, pairs })
+    positions = placed.map((group, index) => {
+      const g = groups.indexOf(group)
+      const { low, high, featureMajor } = group.positions
+      const { names } = byDistance
+      return run(
+        tiledShader(
+          plan,
+          `positions-back${g}/${featureMajor}/${tiles.slots.slots}`,
+          names,
+          tiles.positions,
+          () => positionsCode(plan, names, tiles.positions, tiles.slots, g, group.positions),
+        ),
+        {
+          inputs: byDistance.inputs,
+          into: positions[index]!,
+          uniforms,
+          workgroups: count * Math.ceil((high - low + 1) / tiles.positions.slots),
+        },
+      )
+    })
+  }
+  return {
+    slots: { packed: packed as Tensor, end },
+    queries: queries as Tensor,
+    positions: positions as Tensor[],
   }
 }
 
@@ -340,22 +451,11 @@ function carriedGradient(voted: Tensor, { batch, block, slots }: Plan): Tensor {
   return reshape(slice(voted, [0, block, 0, 1], [batch, 1, slots, 1]), [batch, slots])
 }
 
-/** By tiles of queries: gradients of the rows of the queries' buffer [batch, heads, rows, block], taken apart. */
-function queryGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): Record<string, Tensor> {
+/** Gradients of the rows of the queries' buffer, taken apart. */
+function queryGradients(request: AttentionRequest, parts: Tensor, plan: Plan): Record<string, Tensor> {
   const { batch, heads, size, block, rows, span } = plan
-  const { inputs: tensors, names } = declared({ ...inputs })
-  const tile = chooseTile(plan, 'queries')
-  const { splits } = tile
   const shape = [batch, heads, rows.count, block]
-  const parts = run(
-    tiledShader(plan, 'queries-back', names, tile, () => queriesCode(plan, names, tile)),
-    {
-      inputs: tensors,
-      into: [splits * batch, heads, rows.count, block],
-      uniforms: uniformsOf(plan, request.scale, splits),
-      workgroups: queryTiles(plan, tile),
-    },
-  )
+  const splits = parts.shape[0]! / batch
   const packed = splits === 1 ? parts : sumOf(parts, shape, { count: splits, inner: parts.size / splits })
   if (rows.plain) return { queries: packed }
   const part = (row: number, count = size) => slice(packed, [0, 0, row, 0], [batch, heads, count, block])
@@ -381,51 +481,80 @@ function queryGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): 
   return { ...gradients, queries: shares.length === 1 ? shares[0]! : addN(shares) }
 }
 
-const queriesCode = (plan: Plan, names: readonly string[], tile: Tile) => {
-  const { rows, size, span } = plan
+/** Where the pairs of a head's query begin, and the gradients of spans by a tile of slots. See floatsOfPairs. */
+const placesOfPairs = (plan: Plan, slotsTile: Tile) => `
+fn pairsOf(own: i32, i: i32) -> i32 { return own * floatsOfPairs() + i * uniforms.places.z; }
+fn spansOf(own: i32, tileOfSlots: i32) -> i32 {
+  return pairsOf(own, uniforms.sizes.z) + tileOfSlots * ((uniforms.sizes.z + 3) / 4 * 4);
+}
+fn floatsOfPairs() -> i32 {
+  return uniforms.sizes.z * uniforms.places.z${plan.span ? ` + (${tilesOfSlots(plan, slotsTile)}) * ((uniforms.sizes.z + 3) / 4 * 4)` : ''};
+}`
+
+/** Tiles of slots of the first groups, of all by default. */
+const tilesOfSlots = ({ groups }: Plan, { slots }: Tile, first = groups.length) =>
+  ['0', ...groups.slice(0, first).map((_, g) => `(uniforms.group${g}.y + ${slots - 1}) / ${slots}`)].join(
+    ' + ',
+  )
+
+/** In a query's row the gradients of four logits of group g. */
+const pairsCode = ({ groups, aligned }: Plan) => `
+${groups
+  .map(
+    (_, g) => `fn pairQuad${g}(own: i32, i: i32, j: i32) -> vec4<f32> {
+  let origin = pairsOf(own, i) + uniforms.group${g}.x + j;
+  let left = select(0, uniforms.group${g}.y - j, i < uniforms.sizes.z);
+  ${
+    aligned
+      ? 'if (left <= 0) { return vec4<f32>(); }\n  return pairs[origin >> 2u];'
+      : `return vec4<f32>(${[0, 1, 2, 3].map((y) => `select(0.0, pairs[origin + ${y}], left > ${y})`).join(', ')});`
+  }
+}`,
+  )
+  .join('\n')}`
+
+/** Loads the gradients of the logits of a tile's pairs: `ds`. */
+const loadPairs = (tile: Tile, g: number) =>
+  perQuery(
+    tile,
+    (at, block, x) =>
+      `let ds${at} = pairQuad${g}(own, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)});`,
+  )
+
+/** By tiles of queries: pairs × keys, and × keys of distances. */
+const queriesCode = (plan: Plan, names: readonly string[], tile: Tile, slotsTile: Tile) => {
+  const { rows, size, span, groups } = plan
   const starts = [...new Set([rows.content, rows.position, rows.persistent])]
   const sums = Object.fromEntries(starts.map((row) => [row, sumsOf(`row${row}sum`, size, tile, 'queries')]))
-  return `${backwardCode(plan, names, tile)}
-${span ? sumTile(tile) : ''}
+  const spans = (r: number) => `
+    var spans${r} = vec4<f32>();
+    let i${r} = i0 + 4 * ${queryQuad(tile, r)};
+    if (split == 0 && i${r} < uniforms.sizes.z) {
+      for (var k = 0; k < ${tilesOfSlots(plan, slotsTile)}; k++) {
+        let origin = spansOf(own, k) + i${r};
+        spans${r} += ${plan.aligned ? 'pairs[origin >> 2u]' : `vec4<f32>(${[0, 1, 2, 3].map((x) => `pairs[origin + ${x}]`).join(', ')})`};
+      }
+    }
+    writeRow(place, ${rows.span}, 0, i${r}, spans${r});`
+  return `${tileCode(plan, { names, backward: true }, tile)}
+${placesOfPairs(plan, slotsTile)}
+${pairsCode(plan)}
 ${slotRange}
 fn main(index: i32) {
   ${queryTile(tile)}
   loadRows(stream, head, i0);
   ${declareSums(Object.values(sums).flat())}
-  ${times(tile.rows, (r) => `var spans${r} = vec4<f32>();`)}
   ${overSlots(plan, tile, (g) => {
-    const group = plan.groups[g]!
+    const group = groups[g]!
     const row = group.index === undefined ? rows.persistent : rows.content
     const distances = group.even ? accumulateDistances : accumulatePositions
     return `
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${pairGradients(plan, names, tile, g)}
-    ${storeBySlot(tile, ({ at }, x) => `(ds${at}_${x} * uniforms.terms.x)`)}
+    ${loadPairs(tile, g)}
+    ${storeBySlot(tile, ({ at }, x) => `ds${at}_${x}`)}
     ${accumulate(tile, 'queries', sums[row]!, (feature, quad) => `keyQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}
-    ${group.positions ? distances(tile, sums[rows.position]!, g) : ''}
-    ${
-      span
-        ? perQuery(tile, (at, block, x) => {
-            const { row: r, column } = block
-            const slope = (y: string) =>
-              `slopeOf(spanRamp(d${at}.${y}, slots${column}.flags.${y}, row${r}_${x}.w), uniforms.terms.z)${plan.life ? ` * within01(lifeRamp(d${at}.${y}, slots${column}.life.${y}))` : ''}`
-            return `let d${at} = distances${g}(slots${column}, ${queryOf(tile, block)} + ${x});
-    spans${r}[${x}] += dot(dm${at}, vec4<f32>(${['x', 'y', 'z', 'w'].map(slope).join(', ')}));`
-          })
-        : ''
-    }`
+    ${group.positions ? distances(tile, sums[rows.position]!, g) : ''}`
   })}
-  ${
-    span
-      ? times(
-          tile.rows,
-          (r) => `workgroupBarrier();
-  sumTile[i32(localIndex)] = spans${r};
-  workgroupBarrier();
-  for (var k = 1; k < ${tile.across}; k++) { spans${r} += sumTile[${tile.across} * ty + ((tx + k) % ${tile.across})]; }`,
-        )
-      : ''
-  }
   if (!within) { return; }
   ${Object.entries(sums)
     .flatMap(([row, own]) =>
@@ -434,7 +563,7 @@ fn main(index: i32) {
       ),
     )
     .join('\n  ')}
-  ${span ? `if (tx == 0) { ${times(tile.rows, (r) => `writeRow(place, ${rows.span}, 0, i0 + 4 * ${queryQuad(tile, r)}, spans${r});`)} }` : ''}
+  ${span ? `if (tx == 0) { ${times(tile.rows, spans)} }` : ''}
 }
 fn writeRow(place: i32, begin: i32, feature: i32, i: i32, values: vec4<f32>) {
   if (feature >= D) { return; }
@@ -462,46 +591,50 @@ const accumulatePositions = (tile: Tile, sums: readonly Sum[], g: number) => `
         .join('\n      ')}
     }`
 
-/** By tiles of slots: gradients of keys, values and lives. */
-function slotGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): Record<string, Tensor> {
+/** Gradients of keys, values and lives, taken apart. */
+function slotGradients(
+  request: AttentionRequest,
+  { packed, end }: Packed['slots'],
+  plan: Plan,
+): Record<string, Tensor> {
   const { batch, heads, size, slots, persistent, life } = plan
-  const { inputs: tensors, names } = declared({ ...inputs })
-  const rows = 2 * size + (life ? 1 : 0)
   const all = slots + persistent
-  const tile = chooseTile(plan, 'slots')
-  let packed: readonly number[] | Tensor = [batch, heads, rows, all]
-  for (const [g, { slots: count }] of plan.groups.entries())
-    packed = run(
-      tiledShader(plan, `slots-back${g}`, names, tile, () => slotsCode(plan, names, tile, g)),
-      {
-        inputs: tensors,
-        into: packed,
-        uniforms: uniformsOf(plan, request.scale, 1),
-        workgroups: batch * heads * Math.ceil(count / tile.slots),
-      },
-    )
-  const whole = packed as Tensor
-  const part = (row: number, origin: number, count: number) =>
-    slice(whole, [0, 0, row, origin], [batch, heads, size, count])
-  const gradients: Record<string, Tensor> = { keys: part(0, 0, slots), values: part(size, 0, slots) }
-  if (persistent > 0) {
+  const pitch = slotRows(plan) * all
+  const part = (row: number) =>
+    sumOf(packed, [batch, heads, size, all], {
+      count: 1,
+      inner: size * all,
+      outerPitch: pitch,
+      offset: end + row * all,
+    })
+  const [keys, values] = [part(0), part(size)]
+  const gradients: Record<string, Tensor> = {}
+  if (persistent === 0) Object.assign(gradients, { keys, values })
+  else {
+    const columns = (x: Tensor, origin: number, count: number) =>
+      slice(x, [0, 0, 0, origin], [batch, heads, size, count])
     const overStreams = (x: Tensor) =>
-      sumOf(x, [heads, size, persistent], { count: batch, inner: x.size / batch })
-    gradients['persistent.keys'] = overStreams(part(0, slots, persistent))
-    gradients['persistent.values'] = overStreams(part(size, slots, persistent))
+      sumOf(columns(x, slots, persistent), [heads, size, persistent], {
+        count: batch,
+        inner: heads * size * persistent,
+      })
+    gradients.keys = columns(keys, 0, slots)
+    gradients.values = columns(values, 0, slots)
+    gradients['persistent.keys'] = overStreams(keys)
+    gradients['persistent.values'] = overStreams(values)
   }
-  if (life) {
-    const pitch = rows * all
-    const origin = { outerPitch: heads * pitch, pitch, offset: 2 * size * all }
-    gradients[termName(request, 'slot-life', 'life')] = sumOf(whole, [batch, slots], {
+  if (life)
+    gradients[termName(request, 'slot-life', 'life')] = sumOf(packed, [batch, slots], {
       count: heads,
       inner: slots,
-      ...origin,
+      outerPitch: heads * pitch,
+      pitch,
+      offset: end + 2 * size * all,
     })
-  }
   return gradients
 }
 
+/** By tiles of slots: sums over queries, and the gradients of logits for the other programs. */
 const slotsCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) => {
   const { size, life, span, rows } = plan
   const [keys, values] = [sumsOf('keySum', size, tile, 'slots'), sumsOf('valueSum', size, tile, 'slots')]
@@ -515,8 +648,21 @@ const slotsCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) 
           `writeSlots(stream, head, ${begin}, ${feature}, j0 + 4 * ${place}, ${name});`,
       )
       .join('\n  ')
+  const spansAt = (r: number) => `i0 + 4 * ${queryQuad(tile, r)}, j0 / ${tile.slots}`
+  /** Derivatives of four slots' strengths by the life or the span. */
+  const slopes = (by: 'life' | 'span', at: string, { row: r, column }: Block, x: number) => {
+    const one = (y: string) => {
+      const lives = `lifeRamp(d${at}.${y}, slots${column}.life.${y})`
+      const spans = `spanRamp(d${at}.${y}, slots${column}.flags.${y}, row${r}_${x}.w)`
+      return by === 'life'
+        ? `slopeOf(${lives}, uniforms.terms.y)${span ? ` * within01(${spans})` : ''}`
+        : `slopeOf(${spans}, uniforms.terms.z)${life ? ` * within01(${lives})` : ''}`
+    }
+    return `vec4<f32>(${['x', 'y', 'z', 'w'].map(one).join(', ')})`
+  }
   return `${backwardCode(plan, names, tile)}
-${life ? sumTile(tile) : ''}
+${life || span ? sumTile(tile) : ''}
+${placesOfPairs(plan, tile)}
 fn main(index: i32) {
   ${slotTile(tile, g)}
   ${declareSums([...keys, ...values])}
@@ -524,21 +670,38 @@ fn main(index: i32) {
   for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
-    if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
+    if (!loadSlots${g}(stream, i0, j0, none, far)) {
+      if (within) {
+        ${perQuery(tile, (_, block, x) => `writePairs(own, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}, vec4<f32>());`)}
+        ${span ? times(tile.rows, (r) => `writeSpans(own, ${spansAt(r)}, vec4<f32>());`) : ''}
+      }
+      continue;
+    }
     ${pairGradients(plan, names, tile, g)}
     ${storeByQuery(tile, ({ at }, x) => `w${at}_${x}`)}
     ${accumulate(tile, 'slots', values, source('gradientRow'))}
-    ${storeByQuery(tile, ({ at }, x) => `ds${at}_${x} * uniforms.terms.x`)}
+    ${perQuery(tile, (at) => `ds${at} *= uniforms.terms.x;`)}
+    ${storeByQuery(tile, ({ at }, x) => `ds${at}_${x}`)}
+    if (within) {
+      ${perQuery(tile, (at, block, x) => `writePairs(own, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}, ds${at});`)}
+    }
     ${accumulate(tile, 'slots', keys, source(row))}
+    ${life || span ? perQuery(tile, (at, block, x) => `let d${at} = distances${g}(slots${block.column}, ${queryOf(tile, block)} + ${x});`) : ''}
+    ${life ? perQuery(tile, (at, block, x) => `lives${block.column} += dm${at} * ${slopes('life', at, block, x)};`) : ''}
     ${
-      life
-        ? perQuery(tile, (at, block, x) => {
-            const { row: r, column } = block
-            const slope = (y: string) =>
-              `slopeOf(lifeRamp(d${at}.${y}, slots${column}.life.${y}), uniforms.terms.y)${span ? ` * within01(spanRamp(d${at}.${y}, slots${column}.flags.${y}, row${r}_${x}.w))` : ''}`
-            return `let d${at} = distances${g}(slots${column}, ${queryOf(tile, block)} + ${x});
-    lives${column} += dm${at} * vec4<f32>(${['x', 'y', 'z', 'w'].map(slope).join(', ')});`
-          })
+      span
+        ? times(
+            tile.rows,
+            (r) => `var spans${r} = vec4<f32>();
+    ${perQuery(tile, (at, block, x) => (block.row === r ? `spans${r}[${x}] += dot(dm${at}, ${slopes('span', at, block, x)});` : ''))}
+    workgroupBarrier();
+    sumTile[i32(localIndex)] = spans${r};
+    workgroupBarrier();
+    if (tx == 0 && within) {
+      for (var k = 1; k < ${tile.across}; k++) { spans${r} += sumTile[${tile.across} * ty + k]; }
+      writeSpans(own, ${spansAt(r)}, spans${r});
+    }`,
+          )
         : ''
     }
   }
@@ -548,54 +711,62 @@ fn main(index: i32) {
   ${written('D', values)}
   ${life ? `if (ty == 0) { ${times(tile.columns, (c) => `writeSlots(stream, head, 2 * D, 0, j0 + 4 * ${slotQuad(tile, c)}, lives${c});`)} }` : ''}
 }
+fn writeQuad(origin: i32, left: i32, values: vec4<f32>) {
+  ${
+    plan.aligned
+      ? 'if (left > 0) { result[origin >> 2u] = values; }'
+      : `for (var y = 0; y < 4; y++) {
+    if (y < left) { result[origin + y] = values[y]; }
+  }`
+  }
+}
+fn writePairs(own: i32, i: i32, j: i32, values: vec4<f32>) {
+  if (i < uniforms.sizes.z) {
+    writeQuad(pairsOf(own, i) + uniforms.group${g}.x + j, uniforms.group${g}.y - j, values);
+  }
+}
 fn writeSlots(stream: i32, head: i32, begin: i32, feature: i32, j: i32, values: vec4<f32>) {
   if (feature >= D) { return; }
   let all = uniforms.sizes.w + uniforms.more.x;
-  let origin = ((stream * uniforms.sizes.y + head) * ${2 * size + (life ? 1 : 0)} + begin + feature) * all + uniforms.group${g}.x + j;
-  for (var y = 0; y < 4; y++) {
-    if (j + y < uniforms.group${g}.y) { result[origin + y] = values[y]; }
-  }
+  let row = (stream * uniforms.sizes.y + head) * ${slotRows(plan)} + begin + feature;
+  writeQuad(uniforms.places.w + row * all + uniforms.group${g}.x + j, uniforms.group${g}.y - j, values);
+}
+${
+  span
+    ? `/** Sums over a tile's slots, of four queries. */
+fn writeSpans(own: i32, i: i32, tileOfSlots: i32, values: vec4<f32>) {
+  let origin = spansOf(own, ${tilesOfSlots(plan, tile, g)} + tileOfSlots) + i;
+  if (i < uniforms.sizes.z) { writeQuad(origin, 4, values); }
+}`
+    : ''
 }`
 }
 
-/** By tiles of distances: gradients of their keys, for each stream and head, then summed. */
-function positionGradients(request: AttentionRequest, inputs: Inputs, plan: Plan): Record<string, Tensor> {
-  const { batch, heads, size } = plan
-  const { inputs: tensors, names } = declared({ ...inputs })
-  const tile = chooseTile(plan, 'positions')
+/** Gradients of the keys of distances, summed over streams and, where these share them, heads. */
+function positionGradients(
+  request: AttentionRequest,
+  perHead: readonly Tensor[],
+  plan: Plan,
+): Record<string, Tensor> {
+  const { batch, heads } = plan
   const gradients: Record<string, Tensor> = {}
   // A group without slots may have keys of distances all the same.
   for (const [index, { slots, positions }] of request.groups.entries())
     if (slots === 0 && positions) gradients[`groups.${index}.rows`] = zerosLike(positions.rows)
-  for (const group of placedGroups(plan.groups)) {
-    const g = plan.groups.indexOf(group)
-    const { low, high, heads: own } = group.positions
-    const columns = high - low + 1
-    const perHead = run(
-      tiledShader(plan, `positions-back${g}/${group.positions.featureMajor}`, names, tile, () =>
-        positionsCode(plan, names, tile, g, group.positions),
-      ),
-      {
-        inputs: tensors,
-        into: [batch, heads, columns * size],
-        uniforms: uniformsOf(plan, request.scale, 1),
-        workgroups: batch * heads * Math.ceil(columns / tile.slots),
-      },
-    )
+  for (const [place, group] of placedGroups(plan.groups).entries()) {
     const { rows } = request.groups[group.index!]!.positions!
-    const count = own === 1 ? batch * heads : batch
-    gradients[`groups.${group.index}.rows`] = sumOf(perHead, rows.shape, {
-      count,
-      inner: own * columns * size,
-    })
+    const count = group.positions.heads === 1 ? batch * heads : batch
+    gradients[`groups.${group.index}.rows`] = sumOf(perHead[place]!, rows.shape, { count, inner: rows.size })
   }
   return gradients
 }
 
+/** By tiles of distances: pairs × queries. */
 const positionsCode = (
   plan: Plan,
   names: readonly string[],
   tile: Tile,
+  slotsTile: Tile,
   g: number,
   positions: PositionsPlan,
 ) => {
@@ -606,42 +777,16 @@ const positionsCode = (
     ? 'feature * columns + column'
     : `feature * ${feature} + column * ${column}`
   const { even } = plan.groups[g]!
-  return `${backwardCode(plan, names, tile)}
-/** Gradients of the logits of queries × slots. */
-var<workgroup> logitTile: array<f32, ${tile.queries * tile.slots}>;
-fn storeLogits(row: i32, quad: i32, values: vec4<f32>) {
-  let place = row * ${tile.slots} + 4 * quad;
-  logitTile[place] = values.x; logitTile[place + 1] = values.y; logitTile[place + 2] = values.z; logitTile[place + 3] = values.w;
-}
-${
-  even
-    ? `/** Those of one query for four distances: each is one slot's. */
-fn byDistance(row: i32, quad: i32, nearest: i32) -> vec4<f32> {
-  var values = vec4<f32>();
-  for (var k = 0; k < 4; k++) {
-    let column = nearest + row + 4 * quad + k;
-    if ((column >= 0) & (column < ${tile.slots})) { values[k] = logitTile[row * ${tile.slots} + column]; }
-  }
-  return values * uniforms.terms.x;
-}`
-    : `/** Adds up each query's slots of one distance, in place. */
-fn spread${g}(i0: i32, c0: i32) {
-  let row = i32(localIndex);
-  workgroupBarrier();
-  if (row < ${tile.queries}) {
-    var sums: array<f32, ${tile.slots}>;
-    for (var j = 0; j < ${tile.slots}; j++) {
-      let column = columnOf${g}(i32(slotTile[j].x) + passed${g}(i0 + row)) - c0;
-      if ((column >= 0) & (column < ${tile.slots})) { sums[column] += logitTile[row * ${tile.slots} + j]; }
-    }
-    for (var column = 0; column < ${tile.slots}; column++) { logitTile[row * ${tile.slots} + column] = sums[column]; }
-  }
-}
-fn byDistance(row: i32, quad: i32, nearest: i32) -> vec4<f32> {
-  let place = row * ${tile.slots} + 4 * quad;
-  return vec4<f32>(logitTile[place], logitTile[place + 1], logitTile[place + 2], logitTile[place + 3]) * uniforms.terms.x;
-}`
-}
+  const added = accumulate(
+    tile,
+    'slots',
+    sums,
+    (f, quad) => `rowQuad(stream, head, ${plan.rows.position}, ${f}, i0 + 4 * ${quad})`,
+  )
+  return `${tileCode(plan, { names, backward: true }, tile)}
+${placesOfPairs(plan, slotsTile)}
+${pairsCode(plan)}
+${even ? slotRange : spreadCode(tile, g)}
 fn main(index: i32) {
   tx = i32(localIndex) % ${tile.across};
   ty = i32(localIndex) / ${tile.across};
@@ -650,34 +795,12 @@ fn main(index: i32) {
   let tiles = (columns + ${tile.slots - 1}) / ${tile.slots};
   let workgroup = index / ${tile.threads};
   let c0 = (workgroup % tiles) * ${tile.slots};
-  let head = (workgroup / tiles) % uniforms.sizes.y;
-  let stream = workgroup / (tiles * uniforms.sizes.y);
-  let least = f32(high - c0 - ${tile.slots - 1});
-  let most = select(f32(high - c0), far, (c0 == 0) & (uniforms.positions${g}.w == 1));
+  let own = workgroup / tiles;
+  let head = (uniforms.places.x + own) % uniforms.sizes.y;
+  let stream = (uniforms.places.x + own) / uniforms.sizes.y;
   ${declareSums(sums)}
-  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
-    workgroupBarrier();
-    loadRows(stream, head, i0);
-    for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile.slots}) {
-      if (!loadSlots${g}(stream, i0, j0, least, most)) { continue; }
-      ${pairGradients(plan, names, tile, g)}
-      ${perQuery(tile, (at, { row, column: c }, x) => `storeLogits(4 * ${queryQuad(tile, row)} + ${x}, ${slotQuad(tile, c)}, ds${at});`)}
-      ${
-        even
-          ? `let nearest = uniforms.group${g}.w + i0 - j0 - high + c0;`
-          : `spread${g}(i0, c0);
-      let nearest = 0;`
-      }
-      ${accumulate(
-        tile,
-        'slots',
-        sums,
-        (f, quad) => `rowQuad(stream, head, ${plan.rows.position}, ${f}, i0 + 4 * ${quad})`,
-        (row, k) => `byDistance(${row}, ty * ${slotQuads(tile)} + ${k}, nearest)`,
-      )}
-    }
-  }
-  if (stream >= uniforms.sizes.x) { return; }
+  ${even ? evenPairs(plan, tile, g, added) : anyPairs(tile, g, added)}
+  if (own >= uniforms.places.y) { return; }
   ${sums.map(({ name, feature: f, place: quad }) => `writeColumns(stream, head, columns, ${f}, c0 + 4 * ${quad}, ${name});`).join('\n  ')}
 }
 fn writeColumns(stream: i32, head: i32, columns: i32, feature: i32, begin: i32, values: vec4<f32>) {
@@ -690,3 +813,70 @@ fn writeColumns(stream: i32, head: i32, columns: i32, feature: i32, begin: i32, 
   }
 }`
 }
+
+/** Loops over a tile's queries where each distance is one slot's, the next one's of the next query. */
+const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: string) => `
+  // Pair (i, c) is that of slot i + c + shift.
+  let shift = uniforms.group${g}.w - high;
+  if (localIndex == 0u) {
+    let first = max(0, -(shift + c0 + ${tile.slots - 1}));
+    partOfSlots = vec2<i32>(first / ${tile.queries} * ${tile.queries}, min(uniforms.sizes.z, uniforms.group${g}.y - shift - c0));
+  }
+  let range = workgroupUniformLoad(&partOfSlots);
+  for (var i0 = range.x; i0 < range.y; i0 += ${tile.queries}) {
+    workgroupBarrier();
+    for (var k = i32(localIndex); k < ${tile.pairs}; k += ${tile.threads}) {
+      let row = k / ${tile.slots / 4};
+      let quad = k % ${tile.slots / 4};
+      var values = vec4<f32>();
+      for (var y = 0; y < 4; y++) {
+        let j = i0 + row + c0 + 4 * quad + y + shift;
+        if ((i0 + row < uniforms.sizes.z) & (j >= 0) & (j < uniforms.group${g}.y)) {
+          let origin = pairsOf(own, i0 + row) + uniforms.group${g}.x + j;
+          values[y] = ${aligned ? 'pairs[origin >> 2u][origin & 3]' : 'pairs[origin]'};
+        }
+      }
+      tileMemory[pairAt(row, quad, ${tile.slots / 4})] = values;
+    }
+    ${added}
+  }`
+
+/** Where several slots may have one distance, or the same for several queries. */
+const anyPairs = (tile: Tile, g: number, added: string) => `
+  let least = f32(high - c0 - ${tile.slots - 1});
+  let most = select(f32(high - c0), far, (c0 == 0) & (uniforms.positions${g}.w == 1));
+  for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
+    workgroupBarrier();
+    loadRows(stream, head, i0);
+    for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile.slots}) {
+      if (!loadSlots${g}(stream, i0, j0, least, most)) { continue; }
+      ${loadPairs(tile, g)}
+      ${perQuery(tile, (at, { row, column }, x) => `storeLogits(4 * ${queryQuad(tile, row)} + ${x}, ${slotQuad(tile, column)}, ds${at});`)}
+      spread(i0, c0);
+      ${added}
+    }
+  }`
+
+const spreadCode = (tile: Tile, g: number) => `
+/** Gradients of the logits of queries × slots. */
+var<workgroup> logitTile: array<f32, ${tile.queries * tile.slots}>;
+fn storeLogits(row: i32, quad: i32, values: vec4<f32>) {
+  let place = row * ${tile.slots} + 4 * quad;
+  logitTile[place] = values.x; logitTile[place + 1] = values.y; logitTile[place + 2] = values.z; logitTile[place + 3] = values.w;
+}
+/** Adds up each query's slots of one distance. */
+fn spread(i0: i32, c0: i32) {
+  let row = i32(localIndex);
+  workgroupBarrier();
+  if (row < ${tile.queries}) {
+    var sums: array<f32, ${tile.slots}>;
+    for (var j = 0; j < ${tile.slots}; j++) {
+      let column = columnOf${g}(i32(slotTile[j].x) + passed${g}(i0 + row)) - c0;
+      if ((column >= 0) & (column < ${tile.slots})) { sums[column] += logitTile[row * ${tile.slots} + j]; }
+    }
+    for (var quad = 0; quad < ${tile.slots / 4}; quad++) {
+      tileMemory[pairAt(row, quad, ${tile.slots / 4})] =
+        vec4<f32>(sums[4 * quad], sums[4 * quad + 1], sums[4 * quad + 2], sums[4 * quad + 3]);
+    }
+  }
+}`

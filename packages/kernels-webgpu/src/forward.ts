@@ -59,6 +59,8 @@ export const declared = (tensors: Readonly<Record<string, Tensor | undefined>>) 
 /** Threads of programs that are not divided into tiles. */
 const threads = 64
 
+const asQuads = ['queries', 'keys', 'values', 'pairs']
+
 /** A shader of a plan over tiles; what is read as quads is bound as such. */
 export function tiledShader(
   plan: Plan,
@@ -66,10 +68,13 @@ export function tiledShader(
   names: readonly string[],
   tile: Tile,
   code: () => string,
+  writesQuads = false,
 ): Shader {
-  const vectors = names.filter((input) =>
-    input === 'positions' ? true : plan.aligned && ['queries', 'keys', 'values'].includes(input),
-  )
+  const vectors = [
+    ...(names.includes('positions') ? ['positions'] : []),
+    ...(plan.aligned ? names.filter((input) => asQuads.includes(input)) : []),
+    ...(writesQuads ? ['result'] : []),
+  ]
   return { ...shaderOf(plan, `${name}/${tile.key}`, names, tile.threads, code), vectors }
 }
 
@@ -315,15 +320,16 @@ export const queryTile = (tile: Tile) => `${threadCode(tile)}
   let tiles = (uniforms.sizes.z + ${tile.queries - 1}) / ${tile.queries};
   let workgroup = index / ${tile.threads};
   let i0 = (workgroup % tiles) * ${tile.queries};
-  let head = (workgroup / tiles) % uniforms.sizes.y;
-  let stream = (workgroup / (tiles * uniforms.sizes.y)) % uniforms.sizes.x;
-  let split = workgroup / (tiles * uniforms.sizes.y * uniforms.sizes.x);
+  let own = (workgroup / tiles) % uniforms.places.y;
+  let split = workgroup / (tiles * uniforms.places.y);
+  let head = (uniforms.places.x + own) % uniforms.sizes.y;
+  let stream = (uniforms.places.x + own) / uniforms.sizes.y;
   let within = split < uniforms.more.z;
-  let place = (split * uniforms.sizes.x + stream) * uniforms.sizes.y + head;`
+  let place = split * uniforms.sizes.x * uniforms.sizes.y + uniforms.places.x + own;`
 
 /** Workgroups over the tiles of queries. */
-export const queryTiles = ({ batch, heads, block }: Plan, { queries, splits }: Tile) =>
-  batch * heads * Math.ceil(block / queries) * splits
+export const queryTiles = ({ block }: Plan, { queries, splits }: Tile, places: number) =>
+  places * Math.ceil(block / queries) * splits
 
 /** Loops over the tiles of slots of all groups that are in the part: \`body\` is code for group g. */
 export const overSlots = ({ groups }: Plan, { slots }: Tile, body: (g: number) => string) => {
@@ -334,13 +340,13 @@ export const overSlots = ({ groups }: Plan, { slots }: Tile, body: (g: number) =
     let tilesOfPart = (tilesOfSlots + uniforms.more.z - 1) / uniforms.more.z;
     partOfSlots = vec2<i32>(split, split + 1) * tilesOfPart * ${slots};
   }
-  var own = workgroupUniformLoad(&partOfSlots);
+  var range = workgroupUniformLoad(&partOfSlots);
   ${groups
     .map(
       (_, g) => `
-  for (var j0 = max(own.x, 0); j0 < min(own.y, uniforms.group${g}.y); j0 += ${slots}) {${body(g)}
+  for (var j0 = max(range.x, 0); j0 < min(range.y, uniforms.group${g}.y); j0 += ${slots}) {${body(g)}
   }
-  own -= ${tiles(g)} * ${slots};`,
+  range -= ${tiles(g)} * ${slots};`,
     )
     .join('')}`
 }
@@ -353,9 +359,10 @@ export const slotTile = (tile: Tile, g: number) => `${threadCode(tile)}
   let tiles = (uniforms.group${g}.y + ${tile.slots - 1}) / ${tile.slots};
   let workgroup = index / ${tile.threads};
   let j0 = (workgroup % tiles) * ${tile.slots};
-  let head = (workgroup / tiles) % uniforms.sizes.y;
-  let stream = workgroup / (tiles * uniforms.sizes.y);
-  let within = stream < uniforms.sizes.x;`
+  let own = workgroup / tiles;
+  let head = (uniforms.places.x + own) % uniforms.sizes.y;
+  let stream = (uniforms.places.x + own) / uniforms.sizes.y;
+  let within = own < uniforms.places.y;`
 
 /** What earlier queries voted away: F [batch, block + 1, slots], `during` and `after` in one. */
 export function countVotes(inputs: Inputs, plan: Plan, scale: number): Tensor {
@@ -490,7 +497,7 @@ export function attendInParts(inputs: Inputs, plan: Plan, scale: number): Tensor
       inputs: tensors,
       into: [splits * batch, heads, size + partialRows, block],
       uniforms: uniformsOf(plan, scale, splits),
-      workgroups: single ? batch * heads * splits : queryTiles(plan, tile),
+      workgroups: single ? batch * heads * splits : queryTiles(plan, tile, batch * heads),
     },
   )
 }

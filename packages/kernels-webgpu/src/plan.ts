@@ -126,11 +126,9 @@ export function planOf(request: AttentionRequest): Plan {
     span: term('head-span'),
     selection: term('selection'),
     rows: rowsOf(request, size),
-    aligned: [
-      block,
-      start,
-      ...groups.filter(({ index }) => index !== undefined).flatMap((group) => [group.start, group.slots]),
-    ].every((steps) => steps % 4 === 0),
+    aligned: [block, ...groups.flatMap((group) => [group.start, group.slots])].every(
+      (steps) => steps % 4 === 0,
+    ),
     columns,
     ...stepsOf(groups, size, columns, block),
   }
@@ -230,11 +228,21 @@ export function uniformDeclaration({ groups }: Plan): string {
   const perGroup = groups.map(
     (_, g) => `group${g}: vec4<i32>, positions${g}: vec4<i32>, nearest${g}: vec4<f32>, `,
   )
-  return `sizes: vec4<i32>, terms: vec4<f32>, more: vec4<i32>, steps: vec4<i32>, ${perGroup.join('')}`
+  return `sizes: vec4<i32>, terms: vec4<f32>, more: vec4<i32>, steps: vec4<i32>, places: vec4<i32>, ${perGroup.join('')}`
 }
 
-/** @param splits parts in which the slots of a single query are attended to */
-export function uniformsOf(plan: Plan, scale: number, splits: number): Uniform[] {
+/** The heads of streams that a program computes for, and where gradients of their pairs are: see backward.ts. */
+export interface Places {
+  readonly first: number
+  readonly count: number
+  /** Floats from one query's pairs to the next. */
+  readonly pitch: number
+  /** Floats in front of what is not of pairs. */
+  readonly end: number
+}
+
+/** @param splits parts in which slots are attended to */
+export function uniformsOf(plan: Plan, scale: number, splits: number, places?: Places): Uniform[] {
   const { batch, heads, block, slots, persistent, nearest, life, span, selection, groups, columns } = plan
   const int = (...data: number[]): Uniform => ({ type: 'int32', data })
   const float = (...data: number[]): Uniform => ({ type: 'float32', data })
@@ -243,6 +251,7 @@ export function uniformsOf(plan: Plan, scale: number, splits: number): Uniform[]
     float(scale, life ? 1 / life.ramp : 1, span ? 1 / span.ramp : 1, nearest),
     int(persistent, selection?.head ?? 0, splits, columns),
     int(...plan.steps, 0),
+    int(places?.first ?? 0, places?.count ?? batch * heads, places?.pitch ?? 0, places?.end ?? 0),
     ...groups.flatMap(({ start, slots, pace, first, positions, ...group }) => [
       int(start, slots, pace, first),
       positions

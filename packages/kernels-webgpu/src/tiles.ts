@@ -86,10 +86,13 @@ const groupCode =
         : `${source}[((stream * uniforms.sizes.y + head) * D + feature) * uniforms.sizes.w + uniforms.group${g}.x + j]`
     const p = `uniforms.positions${g}`
     // Where quads of them are bound, they are read as such.
-    const single = isPersistent || !aligned
+    const one = (kind: 'key' | 'value') =>
+      names.includes(isPersistent ? 'persistent' : `${kind}s`) && (isPersistent || !aligned)
+        ? `fn ${kind}At${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read(`${kind}s`)}; }`
+        : ''
     return `
-${single ? `fn keyAt${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read('keys')}; }` : ''}
-${single && names.includes('values') ? `fn valueAt${g}(stream: i32, head: i32, feature: i32, j: i32) -> f32 { return ${read('values')}; }` : ''}
+${one('key')}
+${one('value')}
 fn slotOf${g}(stream: i32, j: i32) -> Slot {
   if (j >= uniforms.group${g}.y) { return Slot(0.0, none, 0.0, 0.0); }
   ${isPersistent ? 'return Slot(0.0, far, far, 1.0);' : `return slotAt(stream, uniforms.group${g}.x + j);`}
@@ -105,8 +108,12 @@ fn columnOf${g}(distance: i32) -> i32 {
   let column = ${p}.y - distance;
   let clamped = select(column, 0, (column < 0) & (${p}.w == 1));
   return select(-1, clamped, (clamped >= 0) & (distance >= ${p}.x));
+}`
+    : ''
 }
-fn positionAt${g}(head: i32, feature: i32, column: i32) -> f32 {
+${
+  group.positions && names.includes('positions')
+    ? `fn positionAt${g}(head: i32, feature: i32, column: i32) -> f32 {
   let origin = head * uniforms.steps.x + feature * uniforms.steps.y + (${p}.z + column) * uniforms.steps.z;
   return select(0.0, ${tiled ? 'positions[max(origin, 0) >> 2u][origin & 3]' : 'positions[max(origin, 0)]'}, column >= 0);
 }`
@@ -210,10 +217,12 @@ fn ${source}Quad${g}(stream: i32, head: i32, feature: i32, origin: i32) -> vec4<
       : `return ${guardedQuad((step) => `${source}At${g}(stream, head, feature, ${step})`, `uniforms.group${g}.y`)};`
   }
 }`
-  return `${quadOf('key')}
-${names.includes('values') ? quadOf('value') : ''}
+  const source = (kind: 'key' | 'value') =>
+    names.includes(group.index === undefined ? 'persistent' : `${kind}s`) ? quadOf(kind) : ''
+  return `${source('key')}
+${source('value')}
 ${
-  group.positions
+  group.positions && names.includes('positions')
     ? `fn columnsOf${g}(base: vec4<f32>, i: i32) -> vec4<i32> {
   let distance = vec4<i32>(base) + passed${g}(i);
   return vec4<i32>(columnOf${g}(distance.x), columnOf${g}(distance.y), columnOf${g}(distance.z), columnOf${g}(distance.w));
@@ -324,7 +333,7 @@ export function productCode(
   const group = plan.groups[g]!
   const { rows } = plan
   const blocks = blocksOf(tile)
-  const { left, right, turned, positions } = memoryOf(plan, tile)
+  const { right, turned, positions } = memoryOf(plan, tile)
   const [queries, slots, chunk] = [tile.queries / 4, tile.slots / 4, tile.productChunk]
   const row = group.index === undefined ? rows.persistent : rows.content
   const placed = source === 'key' && group.positions !== undefined
@@ -354,14 +363,14 @@ export function productCode(
       tile,
       chunk,
       queries,
-      `tileMemory[${left} + k] = rowQuad(stream, head, ${source === 'key' ? row : 'gradientRow'}, begin + row, i0 + 4 * quad);
+      `tileMemory[k] = rowQuad(stream, head, ${source === 'key' ? row : 'gradientRow'}, begin + row, i0 + 4 * quad);
       ${apart ? `tileMemory[${turned} + k] = rowQuad(stream, head, ${rows.position}, begin + row, i0 + 4 * quad);` : ''}`,
     )}
     ${loadQuads(tile, chunk, slots, `tileMemory[${right} + k] = ${source}Quad${g}(stream, head, begin + row, j0 + 4 * quad);`)}
     ${even ? loadQuads(tile, chunk, queries + slots, `tileMemory[${positions} + k] = distanceQuad${g}(head, begin + row, distance0 - 4 * quad);`) : ''}
     workgroupBarrier();
     for (var f = 0; f < ${chunk}; f++) {
-      ${times(tile.rows, (r) => `let left${r} = tileMemory[${left} + f * ${queries} + ${queryQuad(tile, r)}];`)}
+      ${times(tile.rows, (r) => `let left${r} = tileMemory[f * ${queries} + ${queryQuad(tile, r)}];`)}
       ${times(tile.columns, (c) => `let right${c} = tileMemory[${right} + f * ${slots} + ${slotQuad(tile, c)}];`)}
       ${blocks.map(({ row: r, column: c, at }) => `${name}${at} += outer(left${r}, right${c});`).join('\n')}
       ${apart ? times(tile.rows, (r) => `let turned${r} = tileMemory[${turned} + f * ${queries} + ${queryQuad(tile, r)}];`) : ''}

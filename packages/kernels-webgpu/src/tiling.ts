@@ -13,8 +13,9 @@ export interface Tiling {
   readonly workgroups: number
 }
 
-/** A tiling for heads of a size. */
+/** The tile of a program, for heads of a size. */
 export interface Tile {
+  readonly program: TiledProgram
   /** Whatever code depends on it has this in its key. */
   readonly key: string
   readonly threads: number
@@ -44,6 +45,7 @@ function tileOf({ threads, quads, features, workgroups }: Tiling, plan: Plan, pr
   const sumChunk = Math.min(Math.max(features[1], across), upTo(size, across))
   const [queries, slots] = [4 * down * rows, 4 * across * columns]
   const tile = {
+    program,
     key: [threads, quads, productChunk, sumChunk].join(),
     threads: down * across,
     down,
@@ -54,21 +56,39 @@ function tileOf({ threads, quads, features, workgroups }: Tiling, plan: Plan, pr
     slots,
     productChunk,
     sumChunk,
-    // Those of distances are stored as floats.
-    pairs: program === 'positions' ? 0 : (queries * slots) / 4,
+    pairs: (queries * slots) / 4,
   }
-  return { ...tile, splits: splitsOf(plan, tile, workgroups) }
+  const places = program === 'queries' ? placesAtATime(plan) : plan.batch * plan.heads
+  return { ...tile, splits: splitsOf(plan, tile, places, workgroups) }
+}
+
+/** Floats from one query's pairs to the next. */
+export const pairPitch = ({ slots, persistent }: Plan): number => upTo(slots + persistent, 4)
+
+/** Floats of a head's pairs: a row for each query and, behind these, the gradient of its span by each tile of slots. */
+export function floatsOfPairs(plan: Plan): number {
+  const { block, span, groups } = plan
+  const tile = span && chooseTile(plan, 'slots')
+  const tiles = tile ? groups.reduce((count, group) => count + Math.ceil(group.slots / tile.slots), 0) : 0
+  return block * pairPitch(plan) + tiles * upTo(block, 4)
+}
+
+/** Heads of streams for which gradients of pairs are kept at a time. */
+export function placesAtATime(plan: Plan): number {
+  const { batch, heads } = plan
+  return Math.max(1, Math.min(batch * heads, Math.floor(pairsAtATime / floatsOfPairs(plan))))
 }
 
 /** A part has at least so many tiles that adding it up later is little beside it. */
 const leastTiles = 2
 
 function splitsOf(
-  { batch, heads, block, groups }: Plan,
+  { block, groups }: Plan,
   { queries, slots }: Pick<Tile, 'queries' | 'slots'>,
+  places: number,
   workgroups: number,
 ): number {
-  const there = batch * heads * Math.ceil(block / queries)
+  const there = places * Math.ceil(block / queries)
   const tiles = groups.reduce((count, group) => count + Math.ceil(group.slots / slots), 0)
   return Math.max(1, Math.min(Math.floor(workgroups / there), Math.floor(tiles / leastTiles)))
 }
@@ -77,26 +97,34 @@ function splitsOf(
 export const slotQuads = ({ across, columns, down }: Tile): number => (across * columns) / down
 
 /** Where things are in workgroup memory, in quads. Sums over steps follow the products and use it anew. */
-export function memoryOf(plan: Plan, tile: Tile) {
-  const [queries, slots] = [tile.queries / 4, tile.slots / 4]
-  const chunk = tile.productChunk
+export function memoryOf(plan: Plan, { program, queries, slots, pairs, productChunk, sumChunk }: Tile) {
+  const [left, right] = [queries / 4, slots / 4]
   const even = plan.groups.some((group) => group.even && group.positions)
-  const apart = plan.rows.position !== plan.rows.content
-  const left = 0
-  const right = left + chunk * queries
-  const turned = right + chunk * slots
-  const positions = turned + (apart ? chunk * queries : 0)
-  const products = positions + (even ? chunk * (queries + slots) : 0)
-  const source = tile.pairs
-  const pitch = even ? queries + slots + 1 : Math.max(queries, slots) + 1
-  const size = Math.max(products, source + tile.sumChunk * pitch)
-  return { left, right, turned, positions, source, size }
+  const turned = productChunk * (left + right)
+  const positions = turned + (plan.rows.position === plan.rows.content ? 0 : productChunk * left)
+  const products = positions + (even ? productChunk * (left + right) : 0)
+  const summed = {
+    forward: right,
+    queries: even ? left + right : right,
+    slots: left,
+    positions: left,
+    others: 0,
+  }[program]
+  const sums = summed && pairs + sumChunk * (summed + 1)
+  const isProduct = program !== 'queries' && program !== 'positions'
+  return {
+    right: productChunk * left,
+    turned,
+    positions,
+    source: pairs,
+    size: Math.max(isProduct ? products : 0, sums),
+  }
 }
 
 /** Bytes of workgroup memory that a program takes at most. */
 function bytesOf(plan: Plan, tile: Tile): number {
-  const { queries, slots, threads, rows, pairs } = tile
-  const more = pairs > 0 ? 2 * threads * rows : (queries * slots) / 4
+  const { program, queries, slots, threads, rows, pairs } = tile
+  const more = program === 'forward' ? 2 * threads * rows : program === 'positions' ? pairs : threads
   return 16 * (memoryOf(plan, tile).size + queries + slots + more + 2)
 }
 
@@ -105,17 +133,32 @@ export type TiledProgram = 'forward' | 'queries' | 'slots' | 'positions' | 'othe
 
 /** Tiles of 32 × 32 in 16 KB of workgroup memory, which every device has. */
 const small: Tiling = { threads: [8, 8], quads: [1, 1], features: [16, 32], workgroups: 512 }
+/** Tiles of 64 × 64: half as many reads, from global and from workgroup memory. */
+export const largeTiling: Tiling = { threads: [8, 16], quads: [2, 1], features: [16, 32], workgroups: 512 }
+
+/** Large tiles where there are some of them; votes and mass are rare and rather compiled quickly. */
+function ruleOf({ block, slots, persistent }: Plan, program: TiledProgram): Tiling {
+  return program !== 'others' && block >= 64 && slots + persistent >= 128 ? largeTiling : small
+}
+
+/** Floats for gradients of pairs at a time, where one head of one stream does not need more: 64 MB. */
+const mostPairs = 2 ** 24
 
 let overrides: Partial<Record<TiledProgram, Tiling>> = {}
+let pairsAtATime = mostPairs
 
-/** Takes the choice of tilings away from the rule, to measure them. */
-export function overrideTilings(tilings: Partial<Record<TiledProgram, Tiling>>): void {
+/** Takes the choice of tilings away from the rule, to measure and test them; called with nothing, gives it back. */
+export function overrideTilings(
+  tilings: Partial<Record<TiledProgram, Tiling>> = {},
+  mostPairsAtATime = mostPairs,
+): void {
   overrides = tilings
+  pairsAtATime = mostPairsAtATime
 }
 
 /** The tile of a program, with as many features at a time as workgroup memory has room for. */
 export function chooseTile(plan: Plan, program: TiledProgram): Tile {
-  return fitted(plan, program, overrides[program] ?? small)
+  return fitted(plan, program, overrides[program] ?? ruleOf(plan, program))
 }
 
 function fitted(plan: Plan, program: TiledProgram, tiling: Tiling): Tile {
