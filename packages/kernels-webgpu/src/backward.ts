@@ -53,7 +53,7 @@ import {
 import { chooseTile, floatsOfPairs, pairPitch, placesAtATime, type Tile } from './tiling'
 
 /** Attention received by each slot, summed over queries, mean over heads [batch, slots]. */
-export function massOf(inputs: Inputs, parts: Tensor, plan: Plan, scale: number): Tensor {
+export function massOf(inputs: Inputs, plan: Plan, parts: Tensor, scale: number): Tensor {
   const { batch, heads, slots } = plan
   const prepared = backwardInputs(inputs, parts, plan, scale)
   const { inputs: tensors, names } = declared({ ...prepared, values: undefined, dropout: undefined })
@@ -78,10 +78,10 @@ export function massOf(inputs: Inputs, parts: Tensor, plan: Plan, scale: number)
 export function gradientsOf(
   request: AttentionRequest,
   forward: Inputs,
+  plan: Plan,
   parts: Tensor,
   context: Tensor,
   gradients: ResultGradients,
-  plan: Plan,
 ): NamedTensors {
   const { scale } = request
   const prepared = backwardInputs(forward, parts, plan, scale, context, gradients.context)

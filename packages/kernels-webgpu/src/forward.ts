@@ -4,7 +4,16 @@
  */
 import type { AttentionRequest } from '@lethe/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
-import { far, kindOf, type Plan, perStream, placedGroups, uniformDeclaration, uniformsOf } from './plan'
+import {
+  far,
+  kindOf,
+  type Plan,
+  perStream,
+  placedGroups,
+  planOf,
+  uniformDeclaration,
+  uniformsOf,
+} from './plan'
 import { run, runPerElement, type Shader, type Uniform } from './program'
 import {
   accumulate,
@@ -109,6 +118,14 @@ export function pack(request: AttentionRequest, plan: Plan): Inputs {
     ...(persistent && { persistent }),
     ...(request.dropout && { dropout: request.dropout }),
   }
+}
+
+/** The same for programs over tiles. */
+export function packForTiles(request: AttentionRequest, inputs: Inputs, plan: Plan): [Inputs, Plan] {
+  if (plan.tiled) return [inputs, plan]
+  const tiled = planOf(request, true)
+  const positions = packPositions(request, tiled)
+  return [{ ...inputs, ...(positions && { positions }) }, tiled]
 }
 
 function packSlots(request: AttentionRequest, plan: Plan): Tensor {

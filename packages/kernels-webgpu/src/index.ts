@@ -6,7 +6,7 @@
 import type { AttentionKernel, AttentionRequest } from '@lethe/core'
 import { reshape, slice, type Tensor, type Tensor2D, type Tensor3D } from '@tensorflow/tfjs-core'
 import { gradientsOf, massOf } from './backward'
-import { attendInParts, combine, countVotes, type Inputs, pack } from './forward'
+import { attendInParts, combine, countVotes, type Inputs, pack, packForTiles } from './forward'
 import { boundBeside, type Plan, planOf } from './plan'
 
 export { fusedKernels } from './fused'
@@ -36,7 +36,7 @@ function covers(request: AttentionRequest): boolean {
 function prepare(request: AttentionRequest, plan: Plan): Inputs {
   const inputs = pack(request, plan)
   if (!plan.selection) return inputs
-  return { ...inputs, selected: countVotes(inputs, plan, request.scale) }
+  return { ...inputs, selected: countVotes(...packForTiles(request, inputs, plan), request.scale) }
 }
 
 function selectionOf(selected: Tensor, { batch, block, slots }: Plan) {
@@ -59,7 +59,7 @@ export const attentionKernel: AttentionKernel = {
     const { mass, selection } = request.wants
     return {
       context,
-      ...(mass && { mass: massOf(inputs, parts, plan, request.scale) as Tensor2D }),
+      ...(mass && { mass: massOf(...packForTiles(request, inputs, plan), parts, request.scale) as Tensor2D }),
       ...(selection && inputs.selected && { selection: selectionOf(inputs.selected, plan) }),
       kept: [parts, ...keptInputs.map((name) => inputs[name]).filter((tensor) => tensor !== undefined)],
     }
@@ -77,7 +77,7 @@ export const attentionKernel: AttentionKernel = {
         'queries' | 'slots'
       >),
     }
-    return gradientsOf(request, inputs, parts!, context, gradients, plan)
+    return gradientsOf(request, ...packForTiles(request, inputs, plan), parts!, context, gradients)
   },
 }
 

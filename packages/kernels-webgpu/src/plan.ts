@@ -62,6 +62,8 @@ export interface Plan {
   readonly columns: number
   /** Whether they are where the request has them. */
   readonly ownColumns: boolean
+  /** Whether they are where programs over tiles read them: a single query's attention has no use for that. */
+  readonly tiled: boolean
 }
 
 export interface RowsPlan {
@@ -81,7 +83,8 @@ const endless = 2 ** 30
 /** Farther than any distance, and nearer, in float32. */
 export const far = 3e38
 
-export function planOf(request: AttentionRequest): Plan {
+/** @param tiled for programs over tiles */
+export function planOf(request: AttentionRequest, tiled = request.queries.shape[3] !== 1): Plan {
   const [batch, heads, size, block] = request.queries.shape as [number, number, number, number]
   const persistent = request.persistent?.keys.shape[2] ?? 0
   const groups: GroupPlan[] = []
@@ -95,7 +98,7 @@ export function planOf(request: AttentionRequest): Plan {
     const oldest = first + Math.floor((block - 1) / pace)
     const collides = positions?.beyond === 'clamp' && oldest > positions.high
     const even = contiguous && pace === 1 && !collides
-    const placed = positions && sectionOf(positions, { even, first, slots, block, section: columns })
+    const placed = positions && sectionOf(positions, { even, first, slots, block, section: columns, tiled })
     groups.push({
       index,
       start,
@@ -130,7 +133,8 @@ export function planOf(request: AttentionRequest): Plan {
       (steps) => steps % 4 === 0,
     ),
     columns,
-    ...stepsOf(groups, size, columns, block),
+    ...stepsOf(groups, size, columns, tiled),
+    tiled,
   }
 }
 
@@ -173,10 +177,13 @@ const upTo = (steps: number, multiple: number) => Math.ceil(steps / multiple) * 
  */
 function sectionOf(
   { rows, low, high, beyond, featureMajor }: Positions,
-  group: Pick<GroupPlan, 'even' | 'first' | 'slots'> & { block: number; section: number },
+  group: Pick<GroupPlan, 'even' | 'first' | 'slots'> & {
+    block: number
+    section: number
+    tiled: boolean
+  },
 ): PositionsPlan {
-  const { even, first, slots, block, section } = group
-  const tiled = block > 1
+  const { even, first, slots, block, section, tiled } = group
   const ahead = upTo(block, largestTile)
   const count = high - low + 1
   return {
@@ -196,13 +203,13 @@ function stepsOf(
   groups: readonly GroupPlan[],
   size: number,
   columns: number,
-  block: number,
+  tiled: boolean,
 ): Pick<Plan, 'steps' | 'ownColumns'> {
   const placed = placedGroups(groups)
   const [only] = placed
   if (!only) return { steps: [0, 0, 0], ownColumns: false }
   const head = only.positions.heads === 1 ? 0 : size * columns
-  return block === 1 && placed.length === 1
+  return !tiled && placed.length === 1
     ? { steps: [head, ...ownSteps(only.positions, size)], ownColumns: true }
     : { steps: [head, columns, 1], ownColumns: false }
 }
