@@ -59,6 +59,18 @@ test('characters are the same at every chunk edge, and read in pieces of a chunk
   expect(source.longest).toBeLessThanOrEqual(2 ** 16)
 })
 
+test('no word is cut in two where tokens are words', async () => {
+  const { train, validation, tokenizer } = await openString(
+    `one two threefourfive six ${'seven '.repeat(2)}`,
+    {
+      tokenizer: 'words',
+      trainFraction: 0.5,
+    },
+  )
+  expect(tokenizer.decode(await all(train))).toBe('one two')
+  expect(validation.length).toBe(4)
+})
+
 test('the vocabulary is that of the training part; others are unknown', async () => {
   const { tokenizer, validation } = await openString(`${'ab'.repeat(50)}zzzzzzzzzz`, {
     tokenizer: 'characters',

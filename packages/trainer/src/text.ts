@@ -1,8 +1,8 @@
 /**
  * Text as a source of tokens that is read piece by piece and never whole: the bytes may come from files, a Blob or a
  * string. Where a text has no parts of its own, the first 90 % of the bytes are for training, the last 10 % for
- * validation; the cut is moved back to the start of a character. A byte order mark at the start of a text or file is
- * not part of it.
+ * validation; the cut is moved back to the start of a character, or to the end of a word where tokens are longer. A
+ * byte order mark at the start of a text or file is not part of it.
  */
 import { DataError } from './errors'
 import type { Tokenizer } from './tokenizers'
@@ -92,7 +92,7 @@ export async function openBytes(source: ByteSource, options: TextOptions = {}): 
   if (source.length === 0)
     throw new DataError('the text is empty: give a text of some thousand bytes', { bytes: 0 })
   const { train, validation } = source.parts ?? {
-    train: await characterStart(source, Math.floor(source.length * trainFraction)),
+    train: await cutBefore(source, Math.floor(source.length * trainFraction), tokenizer),
     validation: source.length,
   }
   const ranges: Record<TextPart, Range> = {
@@ -260,11 +260,22 @@ async function* piecesOf(source: ByteSource, { from, to }: Range): AsyncGenerato
 const longestWord = 1024
 
 async function wordEnd(source: ByteSource, offset: number): Promise<number> {
-  const from = offset - longestWord
+  if (offset <= 0 || offset >= source.length) return offset
+  const from = Math.max(0, offset - longestWord)
   const bytes = await source.read(from, offset + 1)
-  for (let at = longestWord - 1; at > 0; at--)
+  for (let at = offset - from - 1; at > 0; at--)
     if (bytes[at] === 0x20 && !isSpace(bytes[at - 1]!) && !isSpace(bytes[at + 1]!)) return from + at
   return characterStart(source, offset)
+}
+
+/** Where the training part ends: no token is cut in two. */
+function cutBefore(
+  source: ByteSource,
+  offset: number,
+  tokenizer: NonNullable<TextOptions['tokenizer']>,
+): Promise<number> {
+  const name = typeof tokenizer === 'object' ? tokenizer.name : tokenizer
+  return name === 'bytes' || name === 'characters' ? characterStart(source, offset) : wordEnd(source, offset)
 }
 
 const isSpace = (byte: number) => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d)

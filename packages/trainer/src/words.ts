@@ -19,16 +19,13 @@ export type WordCounts = ReadonlyMap<string, number>
 
 /** Adds the words of a text to the counts; with `lineEnds` also '\n' for each line break. */
 export function addWords(counts: Map<string, number>, text: string, lineEnds = false): void {
-  for (const [found] of text.matchAll(lineEnds ? wordOrLineEnd : word))
+  for (const found of text.match(lineEnds ? wordOrLineEnd : word) ?? [])
     counts.set(found, (counts.get(found) ?? 0) + 1)
 }
 
 /** How many words a text has: runs of anything but white space. */
 export function wordsIn(text: string): number {
-  let count = 0
-  word.lastIndex = 0
-  while (word.test(text)) count++
-  return count
+  return text.match(word)?.length ?? 0
 }
 
 export interface WordsOptions {
@@ -62,8 +59,12 @@ export function wordsFromList(words: readonly string[]): Tokenizer {
   return {
     name: 'words',
     vocabulary: texts.length,
-    encode: (text) =>
-      Int32Array.from(text.match(wordOrLineEnd) ?? [], (word) => tokens.get(word) ?? unknownWord),
+    encode(text) {
+      const found = text.match(wordOrLineEnd) ?? []
+      const result = new Int32Array(found.length)
+      for (let at = 0; at < found.length; at++) result[at] = tokens.get(found[at]!) ?? unknownWord
+      return result
+    },
     decode: (tokens) => Array.from(tokens, (token, index) => joined(tokens[index - 1], token)).join(''),
     decoder() {
       let before: number | undefined
