@@ -272,6 +272,13 @@ describe('wrong input: one line with the fix, and nothing is overwritten', () =>
   })
 
   test.each<[string, string[], number, RegExp]>([
+    ['a world as a task', ['train', '--task', 'corridor', '--out', 'x'], 1, /corridor is a world to act in/],
+    [
+      'options of a task that are no JSON',
+      ['train', '--task', 'copy', '--task-options', 'length=3'],
+      2,
+      /must be a JSON object/,
+    ],
     ['no command line', ['train'], 2, /needs a text, --data PATH, or a task, --task NAME/],
     ['unknown command', ['trian'], 2, /did you mean lethe train/],
     [

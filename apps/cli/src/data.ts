@@ -2,7 +2,8 @@
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { createTask, type SequenceTask, taskSource } from '@lethe/tasks'
+import { ConfigError } from '@lethe/core'
+import { createTask, environments, type SequenceTask, taskSource } from '@lethe/tasks'
 import { DataError, type Source, type TextData, type TextOptions, type Tokenizer } from '@lethe/trainer'
 import { openText } from '@lethe/trainer/node'
 import { dataFolder, dataSets } from './datasets/sets'
@@ -36,12 +37,12 @@ export async function openData(
 ): Promise<RunData> {
   const task = taskOf(given)
   if (task) {
-    const { seed = 0, 'valid-tokens': tokens = validTokens } = given
+    const { seed = 0, 'valid-tokens': tokens } = given
     if (seed >= validationSeed)
       throw new UsageError(`--seed must be less than ${validationSeed}, not ${seed}`)
     return {
       train: taskSource(task, { seed }),
-      validation: taskSource(task, { seed: validationSeed, tokens }),
+      validation: taskSource(task, { seed: validationSeed, ...(tokens !== undefined && { tokens }) }),
       vocabulary: task.vocabulary,
     }
   }
@@ -116,8 +117,11 @@ export function taskOf(given: Given): SequenceTask | undefined {
     throw new UsageError('--data and --task: a run is trained on a text or on a task, not both')
   const forText = tokenizer !== undefined ? '--tokenizer' : vocabulary !== undefined && '--vocabulary'
   if (forText) throw new UsageError(`${forText} is for text: a task has tokens of its own`)
-  return createTask(names[0]!, options)
+  const [name] = names as [string]
+  if (Object.hasOwn(environments, name))
+    throw new ConfigError(
+      `${name} is a world to act in, not a stream to read: train an agent in it with trainActorCritic of @lethe/tasks`,
+      { task: name },
+    )
+  return createTask(name, options)
 }
-
-/** Tokens of each stream that an evaluation on a task reads. */
-const validTokens = 1024

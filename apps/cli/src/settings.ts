@@ -98,7 +98,7 @@ function dataOf(given: Given, defaults: Partial<Settings>): Partial<Settings> {
   return {
     task: given.task[0],
     'task-options': given['task-options'],
-    'valid-tokens': given['valid-tokens'] ?? 1024,
+    'valid-tokens': given['valid-tokens'],
   }
 }
 
