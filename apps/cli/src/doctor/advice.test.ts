@@ -230,8 +230,10 @@ test('the report: a line per backend, columns under each other, commands below',
   const plain = (text: string) => text
   const paint = { bold: plain, red: plain, green: plain }
   const slow = { ...working('cpu', { device: 'JavaScript' }), speed: { gflops: 0.44, size: 128 } }
+  const imitated = { ...working('webgpu', { device: 'SwiftShader' }), speed: { gflops: 0.034, size: 128 } }
   const diagnoses = [
     see(failed('tensorflow', 'missing-package', 'x')),
+    see(imitated),
     see(working('wasm', { device: 'WebAssembly with SIMD' })),
     see(slow),
   ]
@@ -240,6 +242,7 @@ test('the report: a line per backend, columns under each other, commands below',
     'wasm     SIMD yes, relaxed SIMD yes, threads yes',
     '',
     '✗ tensorflow  not installed',
+    '✓ webgpu      SwiftShader              0.034 GFLOPS (of 128³)',
     '✓ wasm        WebAssembly with SIMD     21.2 GFLOPS',
     '✓ cpu         JavaScript                 0.4 GFLOPS (of 128³)',
     '',

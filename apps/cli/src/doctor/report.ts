@@ -36,7 +36,7 @@ export function report(
 }
 
 function speedText({ gflops, size }: { gflops: number; size: number }): string {
-  const figure = gflops >= 100 ? gflops.toFixed(0) : gflops.toFixed(1)
+  const figure = gflops.toFixed(gflops >= 100 ? 0 : gflops >= 0.1 ? 1 : 3)
   return `${figure.padStart(7)} GFLOPS${size === 1024 ? '' : ` (of ${size}³)`}`
 }
 
