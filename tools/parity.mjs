@@ -68,11 +68,16 @@ function options() {
   }
 }
 
-const readCells = async (file) => {
-  const content = JSON.parse(await readFile(file, 'utf8'))
-  if (content.format !== format)
-    throw new UsageError(`${file} is no file of this tool: its format is not ${format}`)
-  return content.cells
+async function readCells(file) {
+  try {
+    const content = JSON.parse(await readFile(file, 'utf8'))
+    if (content.format !== format) throw new Error(`its format is not ${format}`)
+    return content.cells
+  } catch (cause) {
+    throw new UsageError(`${file} cannot be read: ${cause.message}; --merge takes what --json wrote`, {
+      cause,
+    })
+  }
 }
 /** A line for each cell. */
 const writeCells = (file, cells) => {
@@ -81,11 +86,7 @@ const writeCells = (file, cells) => {
 }
 
 async function publish(newer) {
-  const known = await readCells(results).catch((error) => {
-    if (error.code === 'ENOENT') return []
-    throw error
-  })
-  const cells = mergeCells(known, newer)
+  const cells = mergeCells(await readCells(results), newer)
   await writeCells(results, cells)
   await writeFile(document, documentWith(await readFile(document, 'utf8'), cells))
 }
