@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import { BackendError, type BackendInfo } from '@lethe/backends'
 import type { Decoder } from '@lethe/core'
-import type { EvalEvent, Evaluation, StepEvent } from '@lethe/trainer'
+import type { EvalEvent, Evaluation, StepEvent, TextScores } from '@lethe/trainer'
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
 import { RunFolder, TensorBoardFile } from '@lethe/trainer/node'
 import type { RunData } from './data'
@@ -200,6 +200,14 @@ export function evaluationText(
     bitsPerByte === undefined ? `${loss.toFixed(4)} nats` : `${bitsPerByte.toFixed(4)} bits per byte`
   return `${mark(quality)}, perplexity ${perplexity.toFixed(2)} per token`
 }
+
+/** The scores of a text that hold whatever its tokens are. */
+export function wordsText({ words, wordPerplexity, bitsPerCharacter }: TextScores): string {
+  return `perplexity ${perplexityText(wordPerplexity)} per word, over ${count(words)} words; ${bitsPerCharacter.toFixed(4)} bits per character`
+}
+
+/** Perplexities per word of small models of bytes are enormous. */
+export const perplexityText = (value: number) => (value < 1e6 ? value.toFixed(2) : value.toExponential(3))
 
 function stepLine(event: StepEvent, steps: number, before: number): string {
   const perStep = event.seconds / Math.max(1, event.step - before)

@@ -76,12 +76,14 @@ test('a data set by its name, in words: scores per word, by frequency, of the pa
 })
 
 test('shards of documents, in BPE: evaluates, generates, chooses endings', async () => {
-  const [own, other, sample, choice] = await Promise.all([
+  const [own, other, sample, choice, measured] = await Promise.all([
     json('eval bpe --backend cpu --buckets'),
     json('eval bpe --backend cpu --data lines.txt'),
     json('generate bpe --backend cpu --tokens 5 --prompt Lethe'),
     json('eval bpe --backend cpu --multiple-choice questions.jsonl'),
+    json('measure bpe --backend cpu'),
   ])
+  expect(measured.text.wordPerplexity / own.wordPerplexity).toBeCloseTo(1, 4)
   expect(own).toMatchObject({ words: 5 * 14, characters: 5 * 72 })
   expect(own.bitsPerByte).toBeCloseTo(own.bitsPerCharacter, 1)
   expect(other.words).toBe(5 * 14)

@@ -26,7 +26,7 @@ import { UsageError } from '../errors'
 import { openModel, openTextModel, type TrainedModel } from '../model'
 import type { CommandLine, Given } from '../options'
 import { count, percent, StatusLine } from '../output'
-import { evaluationText } from '../session'
+import { evaluationText, perplexityText, wordsText } from '../session'
 
 export async function evalCommand(line: CommandLine): Promise<number> {
   return line.given['multiple-choice'] === undefined ? evaluateData(line) : chooseEndings(line)
@@ -93,13 +93,11 @@ async function evaluateData({ given, positionals }: CommandLine): Promise<number
 }
 
 function describeWords(
-  { words, wordPerplexity, bitsPerCharacter }: TextScores,
+  scores: TextScores,
   unknown: number | undefined,
   buckets: readonly FrequencyBucket[] | undefined,
 ): string[] {
-  const lines = [
-    `perplexity ${significant(wordPerplexity)} per word, over ${count(words)} words; ${bitsPerCharacter.toFixed(4)} bits per character`,
-  ]
+  const lines = [wordsText(scores)]
   if (unknown !== undefined)
     lines.push(
       `${percent(unknown)} of the tokens are <unk>: none of this compares with another vocabulary, nor with bytes`,
@@ -109,15 +107,12 @@ function describeWords(
     for (const { from, below, words, perplexity } of buckets) {
       const range =
         below === Number.POSITIVE_INFINITY ? `> ${count(from - 1)}` : `${count(from)}–${count(below - 1)}`
-      const value = words === 0 ? 'no words' : `${significant(perplexity)} over ${count(words)} words`
+      const value = words === 0 ? 'no words' : `${perplexityText(perplexity)} over ${count(words)} words`
       lines.push(`  ${range.padEnd(12)}  ${value}`)
     }
   }
   return lines
 }
-
-/** Perplexities per word of small byte models are enormous. */
-const significant = (value: number) => (value < 1e6 ? value.toFixed(2) : value.toExponential(3))
 
 /** The data to evaluate on. */
 async function openEvaluated(given: Given, model: TrainedModel, path: string): Promise<RunData> {

@@ -9,7 +9,7 @@ import { methodOf, methods } from '../methods'
 import { openModel } from '../model'
 import type { CommandLine, Given } from '../options'
 import { bytes, count } from '../output'
-import { evaluationText } from '../session'
+import { evaluationText, wordsText } from '../session'
 import { settingsOf } from '../settings'
 
 export async function measureCommand({ given, positionals }: CommandLine): Promise<number> {
@@ -45,6 +45,7 @@ function describe(figures: Figures, backend: string): string[] {
   const { label, format, of } = qualityOf(figures)
   return [
     `${evaluationText(figures)}; ${count(figures.tokens)} targets, ${count(figures.parameters)} parameters`,
+    ...(figures.text ? [wordsText(figures.text)] : []),
     `${figures.slots.toFixed(1)} slots, at most ${bytes(figures.memoryBytes)} of memory per stream`,
     `${backend}: ${figures.trainingMsPerBlock.toFixed(0)} ms forward and backward per block (${count(figures.trainingTokensPerSecond)} tokens/s), ` +
       `${figures.evaluationMsPerBlock.toFixed(0)} ms to evaluate one; peak ${bytes(figures.peakTensorBytes)} of tensors, ${bytes(figures.peakRssBytes)} resident`,

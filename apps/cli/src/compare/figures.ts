@@ -7,7 +7,10 @@ import {
   type EvaluatedBlock,
   type Evaluation,
   evaluate,
+  measureText,
   type Source,
+  type TextScores,
+  textScores,
 } from '@lethe/trainer'
 import { dispose, profile } from '@tensorflow/tfjs-core'
 import { median } from '../commands/bench/statistics'
@@ -15,6 +18,8 @@ import type { RunData } from '../data'
 
 /** Scores are of the whole validation part, memory carried from block to block. */
 export interface Figures extends Evaluation {
+  /** Of a text, per word and character. */
+  readonly text?: TextScores
   readonly parameters: number
   /** Most bytes of one stream's memory. */
   readonly memoryBytes: number
@@ -47,7 +52,7 @@ export interface LayerFigures {
 
 export interface MeasureOptions {
   readonly decoder: Decoder
-  readonly data: Pick<RunData, 'train' | 'validation'>
+  readonly data: Pick<RunData, 'train' | 'validation' | 'text'>
   readonly batch: number
   readonly block: number
   /** Streams of the evaluation. */
@@ -77,10 +82,12 @@ export async function measure(options: MeasureOptions): Promise<Figures> {
       last = now
     },
   })
+  const text = data.text?.validation.text()
   const training = await measureTraining(decoder, data.train, batch, block)
   return {
     parameters: decoder.parameterCount,
     ...evaluation,
+    ...(text && { text: textScores(evaluation, await measureText(text)) }),
     memoryBytes: Math.max(...blocks.map(({ memoryBytes }) => memoryBytes)) / validBatch,
     byPosition: byPosition(blocks, block, blockSource(data.validation).bytesPerToken),
     slotsOverTime: thinned(blocks.map(({ position, slots }) => ({ position: position + block, slots }))),

@@ -46,7 +46,9 @@ export async function download(options: DownloadOptions): Promise<void> {
     } catch (error) {
       if (!(error instanceof Interrupted)) throw error
       const came = await sizeOf(part)
-      left = came > before ? tries : left - 1
+      // Who has no network shall hear of it at once.
+      const offline = error.unreachable && came === 0
+      left = came > before ? tries : offline ? 0 : left - 1
       if (left > 0) {
         await new Promise((done) => setTimeout(done, 1000 * retrySeconds))
         continue
@@ -71,7 +73,16 @@ export async function download(options: DownloadOptions): Promise<void> {
 }
 
 /** The connection failed or broke off: another try may help. */
-class Interrupted extends Error {}
+class Interrupted extends Error {
+  /** Whether there was no connection at all. */
+  readonly unreachable: boolean
+
+  constructor(message: string, cause?: unknown) {
+    super(message, { cause })
+    const { code } = ((cause as Error | undefined)?.cause ?? {}) as { code?: string }
+    this.unreachable = ['ENOTFOUND', 'ECONNREFUSED', 'EAI_AGAIN', 'ENETUNREACH'].includes(code ?? '')
+  }
+}
 
 async function fetchRest(options: DownloadOptions, part: string, have: number): Promise<void> {
   const { url, onProgress, stallSeconds = 60 } = options
@@ -84,7 +95,7 @@ async function fetchRest(options: DownloadOptions, part: string, have: number): 
       headers: { 'accept-encoding': 'identity', ...(have > 0 && { range: `bytes=${have}-` }) },
       signal: stall.signal,
     }).catch((error) => {
-      throw new Interrupted(reasonOf(error, stallSeconds))
+      throw new Interrupted(reasonOf(error, stallSeconds), error)
     })
     const goesOn = response.status === 206 && rangeStart(response) === have
     if (!goesOn && have > 0 && (response.status === 416 || response.status === 206)) {
