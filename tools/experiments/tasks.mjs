@@ -37,14 +37,14 @@ import * as tf from '@tensorflow/tfjs-core'
 
 /**
  * Per task: what is learned and, if it differs, what is asked in the end; the two fixed spans; sizes; training, the same
- * for all three; Expire-Span's options. `variants` change some of it.
+ * for all three, in the first `free` steps of which spans cost nothing; Expire-Span's options. `variants` change some of it.
  */
 const experiments = {
   copy: {
     learned: { length: 4, alphabet: 8, delay: 240 },
     spans: { full: 256, short: 32 },
     decoder: { layers: 1, width: 64, heads: 2, feedForward: 128 },
-    training: { steps: 1200, learningRate: 2e-3, warmup: 50, batch: 16, block: 64, clip: 1 },
+    training: { steps: 1200, learningRate: 2e-3, warmup: 50, free: 0, batch: 16, block: 64, clip: 1 },
     expire: { maxSpan: 320, ramp: 16, penalty: 1e-4, initialPercentage: 0.95, divider: 16 },
     variants: { 'divider 64': { expire: { divider: 64 } } },
   },
@@ -52,11 +52,12 @@ const experiments = {
     learned: { grid: 2, colours: 1, easyQuestions: 1, speed: 0.5 },
     spans: { full: 128, short: 16 },
     decoder: { layers: 2, width: 64, heads: 4, feedForward: 128, tiedOutput: false },
-    training: { steps: 4000, learningRate: 2e-3, warmup: 100, batch: 8, block: 128, clip: 1 },
-    expire: { maxSpan: 160, ramp: 8, penalty: 1e-4, initialPercentage: 0.95, divider: 64 },
+    training: { steps: 4000, learningRate: 2e-3, warmup: 100, free: 1500, batch: 8, block: 128, clip: 1 },
+    expire: { maxSpan: 160, ramp: 8, penalty: 1e-3, initialPercentage: 0.9, divider: 16 },
     variants: {
-      'penalty 3e-4': { expire: { penalty: 3e-4 } },
-      'ramp 12': { expire: { ramp: 12 } },
+      'penalty 1e-4': { expire: { penalty: 1e-4 } },
+      'divider 32': { expire: { divider: 32 } },
+      'divider 4': { expire: { divider: 4 } },
     },
   },
   corridor: {
@@ -65,14 +66,14 @@ const experiments = {
     spans: { full: 160, short: 10 },
     decoder: { layers: 1, width: 32, heads: 2, feedForward: 64 },
     training: {
-      ...{ steps: 3000, learningRate: 2e-3, warmup: 20, batch: 32, rollout: 32, clip: 1 },
+      ...{ steps: 3000, learningRate: 2e-3, warmup: 20, free: 0, batch: 32, rollout: 32, clip: 1 },
       ...{ discount: 0.97, entropyCost: 0.003 },
     },
     expire: { maxSpan: 208, ramp: 8, penalty: 3e-5, initialPercentage: 0.9, divider: 8 },
     variants: {
       'penalty 1e-4': { expire: { penalty: 1e-4 } },
       'ramp 6': { expire: { ramp: 6 } },
-      'penalty 1e-4, divider 16': { expire: { penalty: 1e-4, divider: 16 } },
+      'free 1000, penalty 1e-3': { training: { free: 1000 }, expire: { penalty: 1e-3, divider: 16 } },
       'length 240': {
         learned: { length: [3, 240], limit: 500 },
         asked: { length: 240, limit: 500 },
@@ -109,20 +110,27 @@ const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length
 const rateAt = (step, { learningRate, warmup, steps }) =>
   learningRateAt(step, { schedule: 'cosine', learningRate, warmup, steps })
 
+/** Mean spans of the slots remembered, by layer. */
+async function spansIn(decoder, memory) {
+  const layers = await decoder.report(memory)
+  const spans = layers.map(({ figures: { span }, slots }) => (span ? mean([...span.data]) : slots))
+  return `spans ${spans.map((span) => span.toFixed(1)).join(' / ')}`
+}
+
 /** Streams of tokens. */
 const sequences = {
   create: createTask,
   vocabularyOf: ({ vocabulary }) => vocabulary,
 
-  async learn({ training }, { decoder, optimizer, task, seed, deadline, tell }) {
-    const { batch, block, steps } = training
-    const streams = new TaskStreams({ task, batch, block, seed })
-    const random = new Random(seed)
+  async learn({ training }, { decoder, optimizer, task, seed, from, to, deadline, tell }) {
+    const { batch, block } = training
+    const streams = new TaskStreams({ task, batch, block, seed: seed + from })
+    const random = new Random(seed + from)
     await decoder.afterUpdate()
     let memory = decoder.initialMemory(batch)
-    let step = 0
+    let step = from
     let losses = []
-    while (step < steps && Date.now() < deadline) {
+    while (step < to && Date.now() < deadline) {
       step++
       const { inputs, targets, weights } = streams.next()
       const [x, y] = [inputs, targets].map((tokens) => tf.tensor2d(tokens, [batch, block], 'int32'))
@@ -134,7 +142,7 @@ const sequences = {
       tf.dispose([x, y, answers, norm, result.loss, result.penalty, result.gradients])
       await decoder.afterUpdate()
       if (step % 200 === 0) {
-        tell(`step ${step}: loss ${mean(losses).toFixed(4)}, ${memory.slots.toFixed(1)} slots`)
+        tell(`step ${step}: loss ${mean(losses).toFixed(4)}, ${await spansIn(decoder, memory)}`)
         losses = []
       }
     }
@@ -184,27 +192,29 @@ const worlds = {
   create: createEnvironment,
   vocabularyOf: agentVocabulary,
 
-  async learn({ training }, { decoder, optimizer, task, seed, deadline, tell }) {
-    const { steps: updates, batch, rollout, discount, entropyCost } = training
+  async learn({ training }, { decoder, optimizer, task, seed, from, to, deadline, tell }) {
+    const { batch, rollout, discount, entropyCost } = training
     const signal = {
       get aborted() {
         return Date.now() >= deadline
       },
     }
-    let update = 0
+    let step = from
     let [episodes, solved] = [0, 0]
     for await (const event of trainActorCritic({
-      ...{ task, decoder, optimizer, seed, signal, updates, batch, rollout, discount, entropyCost },
-      learningRate: (update) => rateAt(update, training),
+      ...{ task, decoder, optimizer, signal, batch, rollout, discount, entropyCost },
+      seed: seed + from,
+      updates: to - from,
+      learningRate: (update) => rateAt(from + update, training),
     })) {
-      update = event.update
+      step = from + event.update
       episodes += event.episodes
       solved += event.solved
-      if (update % 100 !== 0) continue
-      tell(`update ${update}: ${solved} of ${episodes} solved, ${event.slots.toFixed(1)} slots`)
+      if (step % 100 !== 0) continue
+      tell(`update ${step}: ${solved} of ${episodes} solved, ${event.slots.toFixed(1)} slots between updates`)
       episodes = solved = 0
     }
-    return update
+    return step
   },
 
   async measure(_, { decoder, task, seed }) {
@@ -254,12 +264,25 @@ async function run({ task: name, model, seed, setting, deadline = Number.POSITIV
     },
     { seed },
   )
-  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: training.clip })
   const tell = given.learned ? (text) => console.error(`${name}, ${model}, seed ${seed}, ${text}`) : () => {}
-  const steps = await learn(setting, { decoder, optimizer, task, seed, deadline, tell })
+  // Spans cost nothing in the first part. In the second Adam begins anew, for all models alike: it knows no gradients of
+  // spans from before, and would take the first ones for large.
+  let steps = 0
+  for (const [to, penalty] of [
+    [training.free, 0],
+    [training.steps, setting.expire.penalty],
+  ]) {
+    if (steps === to || Date.now() >= deadline) continue
+    const method = methods[model]({ ...setting, expire: { ...setting.expire, penalty } })
+    const learner = decoder.withMethod(method)
+    const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: training.clip })
+    const how = { decoder: learner, optimizer, task, seed, from: steps, to, deadline, tell }
+    steps = await learn(setting, how)
+    optimizer.dispose()
+    learner.dispose()
+  }
   const learning = cpuUsage()
   const measured = await measure(setting, { decoder, task: create(name, asked), seed: seed + 1000 })
-  optimizer.dispose()
   decoder.dispose()
   await disposeBackend()
   return {
