@@ -72,6 +72,8 @@ const experiments = {
     expire: { maxSpan: 208, ramp: 8, penalty: 3e-5, initialPercentage: 0.9, divider: 8 },
     variants: {
       'penalty 1e-4': { expire: { penalty: 1e-4 } },
+      'loss ramp 3e-4': { expire: { loss: 'ramp', penalty: 3e-4, initialPercentage: 0.5 } },
+      'loss ramp 1e-3': { expire: { loss: 'ramp', penalty: 1e-3, initialPercentage: 0.5 } },
       'ramp 6': { expire: { ramp: 6 } },
       'free 1000, penalty 1e-3': { training: { free: 1000 }, expire: { penalty: 1e-3, divider: 16 } },
       'length 240': {
