@@ -25,7 +25,8 @@ const page = `
   import { disposeBackend, useBackend } from '@lethe/backends'
   import { attend, registerGradients } from '@lethe/core'
   import { attentionLaws } from '@lethe/core/testing'
-  import { attentionKernel } from '@lethe/kernels-webgpu'
+  import { attentionKernel, matMulVariants } from '@lethe/kernels-webgpu'
+  import { abs, matMul, max, randomUniform, sub, tidy } from '@tensorflow/tfjs-core'
 
   let calls = 0
   const { forward } = attentionKernel
@@ -49,6 +50,16 @@ const page = `
     await disposeBackend()
     return outcomes
   }
+
+  window.multiply = async () => {
+    const info = await useBackend('webgpu')
+    const [a, b] = [randomUniform([600, 40], -1, 1), randomUniform([600, 68], -1, 1)]
+    const { name, multiply } = matMulVariants(a, b, true, false).find(({ chosen }) => chosen)
+    const [largest] = await tidy(() => max(abs(sub(multiply(), matMul(a, b, true, false))))).data()
+    info.throwIfFailed()
+    await disposeBackend()
+    return { name, difference: largest }
+  }
 `
 
 beforeAll(async () => {
@@ -64,10 +75,17 @@ beforeAll(async () => {
 
 afterAll(() => site?.close())
 
-test('attention on WebGPU in Chromium obeys the laws', { timeout: 600_000 }, async (context) => {
+test('attention on WebGPU in Chromium obeys the laws, and the product is tfjs’s', {
+  timeout: 600_000,
+}, async (context) => {
   if (!site) return context.skip('no Chromium')
-  const outcomes = await inPage(await site.serve(), 'run', (tab) =>
-    tab.evaluate(`run(${JSON.stringify(laws)})`),
-  )
+  const { outcomes, product } = await inPage(await site.serve(), 'run', async (tab) => ({
+    outcomes: await tab.evaluate(`run(${JSON.stringify(laws)})`),
+    product: (await tab.evaluate('multiply()')) as { name: string; difference: number },
+  }))
   expect(outcomes).toEqual(Object.fromEntries(laws.map((name) => [name, 'holds'])))
+  // Its workgroups share the inner axis: both shaders run.
+  expect(product.name).toMatch(/\/\d+$/)
+  expect(product.difference).toBeLessThan(1e-4)
+  expect(product.difference).toBeGreaterThan(0)
 })

@@ -435,8 +435,7 @@ export const writePairs = (tile: Tile, g: number, value: (block: Block, x: numbe
     .join('')
 
 /** What is known of the slots of each of a thread's quads. */
-export const slotsCode = (tile: Tile) =>
-  times(tile.columns, (c) => `let slots${c} = slotsOf(${slotQuad(tile, c)});`)
+const slotsCode = (tile: Tile) => times(tile.columns, (c) => `let slots${c} = slotsOf(${slotQuad(tile, c)});`)
 
 const votesCode = (
   plan: Plan,

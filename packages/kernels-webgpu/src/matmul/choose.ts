@@ -35,7 +35,7 @@ const allTiles: readonly Tiles[] = [
 ]
 
 /** Workgroups that keep a large GPU busy. */
-const enough = 264
+const enough = 256
 /** Steps of the inner axis below which a part is not worth the adding. */
 const leastSteps = 4
 /** Up to so many rows, reading the right factor takes the time. */
@@ -49,7 +49,7 @@ const workgroupsOf = (variant: Tiles, product: Product) => {
 /** As many parts as keep the GPU busy. */
 function partsFor(variant: Tiles, product: Product): number {
   const steps = Math.ceil(product.inner / variant.inner)
-  const wanted = Math.ceil(enough / workgroupsOf(variant, product))
+  const wanted = Math.round(enough / workgroupsOf(variant, product))
   return Math.max(1, Math.min(wanted, Math.floor(steps / leastSteps)))
 }
 
