@@ -20,7 +20,7 @@ import {
   tableOf,
   withinOf,
 } from '../compare/results'
-import { nextRuns } from '../compare/search'
+import { inOrder, nextRuns } from '../compare/search'
 import { absolute, openData, type RunData } from '../data'
 import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
@@ -272,7 +272,9 @@ class CompareSession {
   }
 
   private async finish(): Promise<number> {
-    const runs = await Promise.all(this.plan.map((run) => this.resultOf(run)))
+    const searched = this.given['equal-quality'] !== undefined
+    const plan = searched ? inOrder(this.plan) : this.plan
+    const runs = await Promise.all(plan.map((run) => this.resultOf(run)))
     const { within } = this
     const { data, json, jobs: _, within: __, resume: ___, out: ____, ...options } = this.given
     const comparison: Comparison = {

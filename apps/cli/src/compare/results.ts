@@ -197,6 +197,8 @@ export const withinOf = (within: number, { quality }: { readonly quality: Qualit
 
 interface Column {
   readonly head: string
+  /** Written from the left. */
+  readonly words?: true
   /** What a row that has no figures has, too. */
   readonly always?: true
   readonly cell: (row: Row) => string
@@ -213,8 +215,8 @@ export function columnsOf(rows: readonly Row[]): Column[] {
     return spread(found, quality.format)
   }
   return [
-    ...(tasks ? [{ head: 'task', always: true, cell: ({ task }: Row) => task! } as const] : []),
-    { head: 'method', always: true, cell: ({ method }) => method },
+    ...(tasks ? [{ head: 'task', words: true, always: true, cell: ({ task }: Row) => task! } as const] : []),
+    { head: 'method', words: true, always: true, cell: ({ method }) => method },
     {
       head: 'budget',
       always: true,
@@ -255,10 +257,11 @@ export function tableOf(rows: readonly Row[]): string[] {
         .map((line) => line[column]!.length),
     ),
   )
-  const words = named.length - 1
   return lines.map((line) =>
     line
-      .map((text, column) => (column < words ? text.padEnd(widths[column]!) : text.padStart(widths[column]!)))
+      .map((text, column) =>
+        columns[column]!.words ? text.padEnd(widths[column]!) : text.padStart(widths[column]!),
+      )
       .join('  ')
       .trimEnd(),
   )

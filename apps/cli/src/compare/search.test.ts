@@ -2,8 +2,8 @@
 import { describe, expect, test } from 'vitest'
 import type { Figures } from './figures'
 import { type PlannedRun, planRuns } from './plan'
-import { type EqualQualities, equalQuality, memorySaved, type RunResult, rowsOf } from './results'
-import { nextBudget, nextRuns } from './search'
+import { type EqualQualities, equalQuality, memorySaved, nameOf, type RunResult, rowsOf } from './results'
+import { inOrder, nextBudget, nextRuns } from './search'
 
 test('halves the ratio between too little and enough, down to neighbours', () => {
   const tries = (needed: number, most: number) => {
@@ -47,6 +47,18 @@ describe('a comparison', () => {
     const rows = () => rowsOf(plan.map(measured))
     for (let next = plan; next.length > 0; plan = [...plan, ...next]) next = nextRuns(plan, rows(), 0.05)
     expect(new Set(plan.map(({ id }) => id)).size).toBe(plan.length)
+    const order = inOrder(plan).filter(({ seed }) => seed === 0)
+    expect([...new Set(order.map(nameOf))]).toEqual([
+      'fixed-span',
+      'selective',
+      'selective, pruned',
+      'compressive',
+    ])
+    // By hand: the roots of 0.5 x 64, then of 6 x 64, 20 x 64, 36 x 64, 48 x 64; of 6 x 20, 6 x 11, 8 x 11.
+    const tried = (name: string) => order.filter((run) => nameOf(run) === name).map(({ budget }) => budget)
+    expect(tried('fixed-span')).toEqual([64, 55, 48, 36, 20, 6])
+    expect(tried('selective')).toEqual([64, 20, 11, 9, 8, 6])
+    expect(tried('compressive')).toEqual([64])
     const [{ reference, methods: found }] = equalQuality(rows(), 0.05) as [EqualQualities]
     expect([reference.method, reference.budget, reference.seeds]).toEqual(['fixed-span', 64, 2])
     expect(found.map(({ method, row }) => [method, row?.budget, row?.trainedBudget])).toEqual([

@@ -5,7 +5,7 @@
  */
 import { methods } from '../methods'
 import { atBudget, type PlannedRun, pruned } from './plan'
-import { byTask, lost, type Row, referenceOf } from './results'
+import { byTask, lost, nameOf, type Row, referenceOf } from './results'
 
 /** Budgets nearer to each other than this factor are not told apart. */
 const resolution = 1.25
@@ -23,6 +23,20 @@ export function nextBudget(tried: ReadonlyMap<number, boolean>): number | undefi
   const least = Math.max(0.5, ...[...tried.keys()].filter((budget) => budget < most))
   if (most - least <= 1 || most <= resolution * least) return undefined
   return Math.min(most - 1, Math.max(Math.floor(least) + 1, Math.round(Math.sqrt(least * most))))
+}
+
+/** By task and method, pruned models after trained ones, from the largest budget down: as a reader looks for them. */
+export function inOrder(plan: readonly PlannedRun[]): PlannedRun[] {
+  const groups = new Map<string, PlannedRun[]>()
+  for (const run of plan) {
+    const key = `${run.task ?? ''} ${nameOf(run)}`
+    groups.set(key, [...(groups.get(key) ?? []), run])
+  }
+  const places = [...new Set(plan.map(({ task, method }) => `${task ?? ''} ${method}`))]
+  const place = ([first]: readonly PlannedRun[]) => places.indexOf(`${first!.task ?? ''} ${first!.method}`)
+  return [...groups.values()]
+    .sort((a, b) => place(a) - place(b))
+    .flatMap((runs) => runs.sort((a, b) => b.budget - a.budget))
 }
 
 /**

@@ -64,6 +64,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 500; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.words { text-align: left; }
 .failed { color: var(--series-1); white-space: normal; text-align: left; }
 svg { display: block; width: 100%; overflow: visible; font-size: 12px; }
 svg text { fill: var(--quiet); }

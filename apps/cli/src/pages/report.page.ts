@@ -39,13 +39,13 @@ function charts(
   index: number,
   task: string | undefined,
   own: readonly Row[],
-  { name, label, format }: Quality,
+  { name, label }: Quality,
 ): void {
   const runs = comparison.runs.filter((run) => run.task === task)
   const done = runs.filter(({ figures }) => figures !== undefined)
   const y: Axis = {
     label,
-    format: name === 'accuracy' ? format : (value) => value.toFixed(3),
+    format: name === 'accuracy' ? (value) => `${+(100 * value).toFixed(1)} %` : (value) => value.toFixed(3),
   }
   const chart = (id: string, options: ChartOptions) => {
     const place = document.getElementById(`${id}-${index}`)

@@ -98,13 +98,14 @@ function answers(rows: readonly Row[], within: number): string {
 function table(rows: readonly Row[]): string {
   const columns = columnsOf(rows)
   const named = columns.filter(({ always }) => always)
-  const cells = (list: readonly string[]) => list.map((text) => `<td>${escaped(text)}</td>`).join('')
+  const cells = (row: Row, list = columns) =>
+    list.map(({ words, cell }) => `<td${words ? ' class="words"' : ''}>${escaped(cell(row))}</td>`).join('')
   const body = rows.map((row) =>
     row.seeds === 0
-      ? `<tr>${cells(named.map(({ cell }) => cell(row)))}<td class="failed" colspan="${columns.length - named.length}">${escaped(row.failed[0] ?? 'not run')}</td></tr>`
-      : `<tr>${cells(columns.map(({ cell }) => cell(row)))}</tr>`,
+      ? `<tr>${cells(row, named)}<td class="failed" colspan="${columns.length - named.length}">${escaped(row.failed[0] ?? 'not run')}</td></tr>`
+      : `<tr>${cells(row)}</tr>`,
   )
-  return `<table><thead><tr>${columns.map(({ head }) => `<th>${head}</th>`).join('')}</tr></thead><tbody>${body.join('')}</tbody></table>`
+  return `<table><thead><tr>${columns.map(({ head, words }) => `<th${words ? ' class="words"' : ''}>${head}</th>`).join('')}</tr></thead><tbody>${body.join('')}</tbody></table>`
 }
 
 /** Slots that each head attends to, of each method's run with the largest budget and the first seed. */
