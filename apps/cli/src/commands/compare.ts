@@ -12,6 +12,7 @@ import { type PlannedRun, planRuns } from '../compare/plan'
 import {
   type Comparison,
   type CurvePoint,
+  doubt,
   equalQuality,
   memorySaved,
   qualityIn,
@@ -300,12 +301,16 @@ class CompareSession {
     if (json) console.log(JSON.stringify({ results, report, rows, equalQuality: equal }))
     else {
       for (const line of tableOf(rows)) console.log(line)
-      for (const { task, reference, methods } of equal)
+      for (const one of equal) {
+        const { task, reference, methods } = one
+        const warning = doubt(one)
+        if (warning) console.log(`${task === undefined ? '' : `${task}, `}careful: ${warning}`)
         for (const found of methods)
           if (found.row !== reference)
             console.log(
               `${task === undefined ? '' : `${task}, `}${found.method}: within ${withinOf(within, qualityIn(reference))} of fixed-span ${reference.budget} with ${memorySaved(found)}`,
             )
+      }
       console.log(`\nreport: ${relativePath(resolve(report))}`)
       console.log(`results: ${relativePath(resolve(results))}`)
     }

@@ -1,7 +1,15 @@
 /** The arithmetic of a comparison, beside numbers worked out by hand. */
 import { describe, expect, test } from 'vitest'
 import type { Figures } from './figures'
-import { type EqualQualities, equalQuality, type RunResult, rowsOf, spreadOf, tableOf } from './results'
+import {
+  doubt,
+  type EqualQualities,
+  equalQuality,
+  type RunResult,
+  rowsOf,
+  spreadOf,
+  tableOf,
+} from './results'
 
 const run = (
   method: string,
@@ -85,6 +93,22 @@ describe('equal quality', () => {
       methods.map(({ method, row, saved }) => [method, [row?.budget, saved?.slots]]),
     )
     expect(found).toEqual({ 'fixed-span': [16, 1], selective: [4, 4], compressive: [undefined, undefined] })
+  })
+
+  test('is in doubt where a shorter span is better than the full one by more than what counts', () => {
+    const [sure] = equalQuality(rows, 0.05) as [EqualQualities]
+    expect([sure.better, doubt(sure)]).toEqual([undefined, undefined])
+    const more = rowsOf([
+      run('fixed-span', 16, 0, 2.0),
+      run('fixed-span', 8, 0, 1.9),
+      run('fixed-span', 4, 0, 1.7),
+    ])
+    const [within] = equalQuality(more, 0.35) as [EqualQualities]
+    expect(within.better).toBe(undefined)
+    const [beyond] = equalQuality(more, 0.2) as [EqualQualities]
+    expect(doubt(beyond)).toMatch(
+      /^fixed-span 4 \(1\.7000\) is better than fixed-span 16 \(2\.0000\).*--steps/,
+    )
   })
 
   test('has no answer without a fixed span', () => {

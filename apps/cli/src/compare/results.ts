@@ -159,6 +159,8 @@ export interface EqualQuality {
 export interface EqualQualities {
   readonly task?: string
   readonly reference: Row
+  /** The best shorter span, where it is better than the reference by more than what counts as equal. */
+  readonly better?: Row
   readonly methods: readonly EqualQuality[]
 }
 
@@ -180,8 +182,20 @@ export function equalQuality(rows: readonly Row[], within: number): EqualQualiti
       }
       return { method, row, saved }
     })
-    return [{ ...(task !== undefined && { task }), reference, methods }]
+    const best = done
+      .filter(({ method }) => method === 'fixed-span')
+      .reduce((a, b) => (lost(b, a) < 0 ? b : a))
+    const better = lost(best, reference) < -within && { better: best }
+    return [{ ...(task !== undefined && { task }), reference, ...better, methods }]
   })
+}
+
+/** A warning where the reference is none: the full model can only be worse for want of training. */
+export function doubt({ reference, better }: EqualQualities): string | undefined {
+  if (!better) return undefined
+  const { format } = qualityIn(reference).quality
+  const [full, short] = [reference, better].map((row) => format(qualityIn(row).spread.mean))
+  return `fixed-span ${better.budget} (${short}) is better than fixed-span ${reference.budget} (${full}), which has not learned enough to be compared with: train longer (--steps)`
 }
 
 /** How much memory that is, beside the reference's. */

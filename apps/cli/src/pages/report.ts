@@ -3,6 +3,7 @@ import {
   byTask,
   type Comparison,
   columnsOf,
+  doubt,
   equalQuality,
   memorySaved,
   qualityIn,
@@ -80,7 +81,9 @@ function charts(task: string | undefined, rows: readonly Row[], index: number): 
 
 function answers(rows: readonly Row[], within: number): string {
   return equalQuality(rows, within)
-    .map(({ task, reference, methods }) => {
+    .map((one) => {
+      const { task, reference, methods } = one
+      const warning = doubt(one)
       const others = methods.filter(({ row }) => row !== reference)
       if (others.length === 0) return ''
       const found = qualityIn(reference)
@@ -90,7 +93,7 @@ function answers(rows: readonly Row[], within: number): string {
         return `<li><b>${escaped(found.method)}</b>: ${memorySaved(found)}${measured}</li>`
       })
       const where = task === undefined ? 'Within' : `${escaped(task)}: within`
-      return `<p>${where} ${withinOf(within, found)} of the fixed span with ${reference.budget} slots (${format(found.spread.mean)}):</p><ul>${lines.join('')}</ul>`
+      return `<p>${where} ${withinOf(within, found)} of the fixed span with ${reference.budget} slots (${format(found.spread.mean)}):</p><ul>${lines.join('')}</ul>${warning ? `<p>Careful: ${escaped(warning)}.</p>` : ''}`
     })
     .join('')
 }
