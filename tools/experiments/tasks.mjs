@@ -44,9 +44,13 @@ const experiments = {
     learned: { length: 4, alphabet: 8, delay: 240 },
     spans: { full: 256, short: 32 },
     decoder: { layers: 1, width: 64, heads: 2, feedForward: 128 },
-    training: { steps: 1200, learningRate: 2e-3, warmup: 50, free: 0, batch: 16, block: 64, clip: 1 },
-    expire: { maxSpan: 320, ramp: 16, penalty: 1e-4, initialPercentage: 0.95, divider: 16 },
-    variants: { 'divider 64': { expire: { divider: 64 } } },
+    training: { steps: 2000, learningRate: 2e-3, warmup: 50, free: 0, batch: 16, block: 64, clip: 1 },
+    expire: { maxSpan: 320, ramp: 16, penalty: 3e-4, initialPercentage: 0.95, divider: 8 },
+    variants: {
+      'penalty 1e-3': { expire: { penalty: 1e-3 } },
+      'penalty 1e-4': { expire: { penalty: 1e-4 } },
+      'divider 16': { expire: { penalty: 1e-3, divider: 16 } },
+    },
   },
   collision: {
     learned: { grid: 2, colours: 1, easyQuestions: 1, speed: 0.5 },
