@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /**
  * node tools/profile-step.mjs [--backend tensorflow] [--method fixed-span] [--preset fair] [--steps 5] [--shapes]
- *   [--top 25] [--layers 4] [--width 256] [--heads 4] [--block 128] [--span 512] [--batch 8] [--gpu] [--json]
+ *   [--top 25] [--layers 4] [--width 256] [--heads 4] [--block 128] [--span 512] [--batch 8] [--gpu] [--json] [--submit 64]
  *
  * Where a training step goes: calls and milliseconds of each kernel (with --shapes: of each kernel and the shapes it
  * gets), what the host spends outside of kernels, tensors uploaded from the host, peak bytes of tensors. Times are those of
  * the calling thread: on a backend that only queues its work (webgpu) they are the time to queue. --gpu gives the
  * device's own timestamps of one step instead, a row per program (with --shapes: and shape of its result); the programs
- * run one by one for it.
+ * run one by one for it. --submit: dispatches that are handed to the device at a time.
  */
 import { parseArgs } from 'node:util'
 import { adaptiveSpan } from '@lethe/adaptive-span'
@@ -36,6 +36,7 @@ const { values: given } = parseArgs({
     shapes: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
     gpu: { type: 'boolean', default: false },
+    submit: { type: 'string' },
   },
 })
 const number = (name) => Number(given[name])
@@ -133,6 +134,7 @@ const flagsOf = (attributes = {}) => {
 
 // Dawn's timestamps are otherwise rounded to a tenth of a millisecond.
 await useBackend(given.backend, given.gpu ? { dawn: ['disable-dawn-features=timestamp_quantization'] } : {})
+if (given.submit) tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', number('submit'))
 registerGradients()
 const { decoder: style } = presets[given.preset]
 const { headSize: _, ...rest } = style

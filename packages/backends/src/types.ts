@@ -38,7 +38,8 @@ export interface BackendOptions {
   softwareVulkan?: string
   /** wasm: where the .wasm files are. Default: beside the installed package. */
   wasmPaths?: WasmPaths
-  /** wasm: replace slow and wrong kernels, see patchWasmBackend; tensorflow: slow ones. Default true. */
+  /** wasm: replace slow and wrong kernels, see patchWasmBackend; tensorflow: slow ones; WebGPU: record commands that
+   * repeat themselves faster than tfjs does. Default true. */
   patch?: boolean
   /** wasm and WebGPU: compute with our own kernels (@lethe/kernels-wasm, where the engine can and with `patch`;
    * @lethe/kernels-webgpu). Default true. */

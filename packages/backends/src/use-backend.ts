@@ -29,6 +29,7 @@ import {
   requestAdapter,
   useKernels,
 } from './webgpu'
+import { recordRepeatedly } from './webgpu-recording'
 
 export interface Backends {
   useBackend(name?: BackendRequest, options?: BackendOptions): Promise<BackendInfo>
@@ -204,6 +205,7 @@ export function createBackends(platform: Platform): Backends {
           options.onError?.(error)
         })
         await activate('webgpu', "Update the GPU's driver, or call useBackend('wasm').")
+        if (options.patch !== false) recordRepeatedly(tf.backend())
         const patched = useKernels(
           options.kernels === false ? undefined : await import('@lethe/kernels-webgpu'),
           software,
