@@ -146,11 +146,11 @@ export async function openDevice(
 /** On a kernel that stands in for tfjs's: tfjs's, so that a second copy of this package sees it too. */
 const stockOf = Symbol.for('lethe.stock')
 
-/** Puts our own product in the place of tfjs's, or tfjs's own back. */
-function replaceProduct(ours?: (stock: tf.KernelFunc) => tf.KernelFunc): void {
-  const kernel = tf.getKernel('BatchMatMul', 'webgpu') as tf.KernelConfig & { [stockOf]?: tf.KernelConfig }
+/** Puts a kernel of our own in the place of tfjs's, or tfjs's own back. */
+function replaceKernel(kernelName: string, ours?: (stock: tf.KernelFunc) => tf.KernelFunc): void {
+  const kernel = tf.getKernel(kernelName, 'webgpu') as tf.KernelConfig & { [stockOf]?: tf.KernelConfig }
   const stock = kernel[stockOf] ?? kernel
-  tf.unregisterKernel('BatchMatMul', 'webgpu')
+  tf.unregisterKernel(kernelName, 'webgpu')
   tf.registerKernel(
     ours ? ({ ...stock, kernelFunc: ours(stock.kernelFunc), [stockOf]: stock } as tf.KernelConfig) : stock,
   )
@@ -169,10 +169,8 @@ export function useKernels(
   for (const { kernelName } of tf.getKernelsForBackend('webgpu'))
     if (kernelName.startsWith('Lethe')) tf.unregisterKernel(kernelName, 'webgpu')
   for (const kernel of kernels?.fusedKernels ?? []) tf.registerKernel(kernel)
-  const product = software ? undefined : kernels?.batchMatMul
-  replaceProduct(product)
-  return [
-    ...(product ? ['BatchMatMul'] : []),
-    ...(kernels?.fusedKernels ?? []).map(({ kernelName }) => kernelName),
-  ]
+  const replaced = { BatchMatMul: software ? undefined : kernels?.batchMatMul, Sum: kernels?.sumOverFirst }
+  for (const [kernelName, ours] of Object.entries(replaced)) replaceKernel(kernelName, ours)
+  const names = Object.entries(replaced).flatMap(([kernelName, ours]) => (ours ? [kernelName] : []))
+  return [...names, ...(kernels?.fusedKernels ?? []).map(({ kernelName }) => kernelName)]
 }

@@ -69,17 +69,25 @@ function rowsFor(product: Product): Rows {
   return { kind: 'rows', rows, units }
 }
 
+/** Workgroups with which a GPU is busy enough to share out no inner axis. */
+const busy = 128
+/** Inner axis up to which small tiles cost less than adding up parts. */
+const shortInner = 1024
+
+/** By what was fastest on an H100 (bench/matmul.mjs). */
 export function variantFor(product: Product): Variant {
   if (product.rows <= fewRows) return rowsFor(product)
   const [large, medium, small] = [
-    tiles(128, 64, 16, [8, 8], false),
-    tiles(64, 64, 16, [8, 4], true),
+    tiles(128, 128, 16, [8, 8], false),
+    tiles(64, 64, 32, [8, 4], false),
     tiles(32, 32, 32, [4, 4], false),
   ]
-  const fitting =
-    [large, medium].find((one) => workgroupsOf(one, product) >= enough) ??
-    (product.rows <= 32 || product.columns <= 32 ? small : medium)
-  return { ...fitting, parts: partsFor(fitting, product) }
+  const whole = (tile: Tiles) => ({ ...tile, parts: 1 })
+  if (workgroupsOf(large, product) >= 2 * busy) return whole(large)
+  if (workgroupsOf(medium, product) >= busy) return whole(medium)
+  if (workgroupsOf(small, product) >= 2 * busy && product.inner <= shortInner) return whole(small)
+  const shared = product.rows <= 32 || product.columns <= 32 ? small : medium
+  return { ...shared, parts: partsFor(shared, product) }
 }
 
 /** What may be worth measuring for a product: every tile, each with one part and with as many as seem right. */
