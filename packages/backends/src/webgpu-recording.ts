@@ -41,10 +41,25 @@ interface Pass {
   dispatchWorkgroups(x: number, y: number, z: number): void
 }
 
+interface TensorData {
+  readonly dtype: tf.DataType
+  readonly shape: number[]
+  values: ArrayLike<number> | null
+  resource: Buffer | null
+}
+
+interface BufferManager {
+  /** Of each size and use, those that are free; the last one is taken. */
+  readonly freeBuffers: Map<string, Buffer[]>
+  acquireBuffer(size: number, usage: number, mappedAtCreation?: boolean, reuse?: boolean): Buffer
+}
+
 /** What we use of tfjs's backend; private there. */
 interface Backend {
   readonly device: { createBindGroup(descriptor: object): object }
-  readonly tensorMap: { get(dataId: object): { readonly resource: Buffer } }
+  readonly queue: { writeBuffer(buffer: Buffer, offset: number, values: ArrayBufferView): void }
+  readonly bufferManager: BufferManager
+  readonly tensorMap: { get(dataId: object): TensorData }
   readonly commandQueueOwnedIds: WeakSet<object>
   readonly activeTimers: unknown
   readonly commandEncoder: { beginComputePass(descriptor: object): Pass }
@@ -56,6 +71,7 @@ interface Backend {
   submitQueue(): void
   makeUniforms(uniforms: readonly Uniform[]): Binding
   tensorToBinding(tensor: Tensor): unknown
+  uploadToGPU(dataId: object): void
   recordAndSubmit(program: Program, output: Tensor, inputs: Tensor[], uniforms?: Uniform[]): void
 }
 
@@ -84,6 +100,9 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
     numbers.set(thing, number)
     return number
   }
+
+  reuseInOrder(backend.bufferManager, numberOf)
+  uploadByQueue(backend)
 
   /** By what is written in them, those used last at the end; without sizes what was met once, by its submission. */
   const met = new Map<string, Sizes | number>()
@@ -132,7 +151,7 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
       })
     if (!('groups' in sizes)) return make(sizes)
     let key = String(numberOf(pipeline))
-    for (const { dataId } of tensors) key += `,${numberOf(backend.tensorMap.get(dataId).resource)}`
+    for (const { dataId } of tensors) key += `,${numberOf(backend.tensorMap.get(dataId).resource!)}`
     const known = sizes.groups.get(key)
     if (known) return known
     if (groups >= groupsKept) {
@@ -183,5 +202,50 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
   backend.submitQueue = () => {
     submissions++
     submitQueue.call(backend)
+  }
+}
+
+/**
+ * Always takes the first that was made of the buffers that are free. By tfjs's order, last in and first out, equal steps
+ * get the same buffers in ever new arrangements.
+ */
+function reuseInOrder(manager: BufferManager, numberOf: (buffer: Buffer) => number): void {
+  const { acquireBuffer } = Object.getPrototypeOf(manager) as BufferManager
+  manager.acquireBuffer = (size, usage, mappedAtCreation, reuse) => {
+    const free = manager.freeBuffers.get(`${size}_${usage}`)
+    if (reuse !== false && free && free.length > 1) {
+      let first = 0
+      for (let place = 1; place < free.length; place++)
+        if (numberOf(free[place]!) < numberOf(free[first]!)) first = place
+      const last = free.length - 1
+      const buffer = free[first]!
+      free[first] = free[last]!
+      free[last] = buffer
+    }
+    const buffer = acquireBuffer.call(manager, size, usage, mappedAtCreation, reuse)
+    numberOf(buffer)
+    return buffer
+  }
+}
+
+/** Buffers that values from the processor go to. */
+const storage = 0x80 | 0x4 | 0x8 // GPUBufferUsage.STORAGE | COPY_SRC | COPY_DST
+
+/** Values go to a buffer by the queue, which has memory for that, and not by a buffer that is made and destroyed for it. */
+function uploadByQueue(backend: Backend): void {
+  const { uploadToGPU } = Object.getPrototypeOf(backend) as Backend
+  backend.uploadToGPU = (dataId) => {
+    const data = backend.tensorMap.get(dataId)
+    const { dtype, values } = data
+    if (data.resource != null || !values || (dtype !== 'float32' && dtype !== 'int32')) {
+      uploadToGPU.call(backend, dataId)
+      return
+    }
+    // A buffer that is free is in no command that was not handed over yet.
+    const Numbers = dtype === 'int32' ? Int32Array : Float32Array
+    const numbers = values instanceof Numbers ? values : Numbers.from(values)
+    data.resource = backend.bufferManager.acquireBuffer(numbers.byteLength, storage)
+    backend.queue.writeBuffer(data.resource, 0, numbers)
+    data.values = null
   }
 }
