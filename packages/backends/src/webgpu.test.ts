@@ -84,6 +84,41 @@ test('products are ours on a GPU alone, and tfjs’s own come back', async () =>
   expect(product()).toBe(stock)
 })
 
+test('equal work is recorded with what was made before, other work anew', async (context) => {
+  if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
+  const result = await run(`${opening}
+    await useBackend('webgpu', { softwareVulkan })
+    const { device } = tf.backend()
+    const { createBindGroup, createBuffer } = device
+    let made = 0
+    device.createBindGroup = (given) => { made++; return createBindGroup.call(device, given) }
+    device.createBuffer = (given) => { made++; return createBuffer.call(device, given) }
+    const step = async (size, start) => {
+      made = 0
+      const x = tf.tensor1d(Float32Array.from({ length: size }, (_, index) => start + index))
+      const sum = tf.tidy(() => tf.sum(tf.mul(tf.add(x, 1), x)))
+      const value = (await sum.data())[0]
+      tf.dispose([x, sum])
+      return { made, value }
+    }
+    const same = []
+    for (let start = 0; start < 8; start++) same.push(await step(4, start))
+    const others = []
+    for (let size = 1; size < 1100; size++) others.push(await step(size % 40 + 1, size))
+    const { numTensors } = tf.memory()
+    await disposeBackend()
+    console.log(JSON.stringify({ same, others, numTensors }))
+  `)
+  const expected = (size: number, start: number) =>
+    Array.from({ length: size }, (_, index) => (start + index) * (start + index + 1)).reduce((a, b) => a + b)
+  for (const [start, { value }] of result.same.entries()) expect(value).toBe(expected(4, start))
+  for (const [index, { value }] of result.others.entries())
+    expect(value / expected(((index + 1) % 40) + 1, index + 1)).toBeCloseTo(1, 5)
+  expect(result.same[0].made).toBeGreaterThan(0)
+  for (const { made } of [...result.same.slice(4), ...result.others.slice(-40)]) expect(made).toBe(0)
+  expect(result.numTensors).toBe(0)
+})
+
 test('auto leaves the software adapter alone', async (context) => {
   if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
   const result = await run(`${opening}
