@@ -134,7 +134,7 @@ export type TiledProgram = 'forward' | 'queries' | 'slots' | 'positions' | 'othe
 /** Tiles of 32 × 32 in 16 KB of workgroup memory, which every device has. */
 const small: Tiling = { threads: [8, 8], quads: [1, 1], features: [16, 32], workgroups: 512 }
 /** Tiles of 64 × 64: half as many reads, from global and from workgroup memory. */
-export const largeTiling: Tiling = { threads: [8, 16], quads: [2, 1], features: [16, 32], workgroups: 512 }
+export const largeTiling: Tiling = { threads: [16, 16], quads: [1, 1], features: [16, 32], workgroups: 512 }
 
 /** Large tiles where there are some of them; votes and mass are rare and rather compiled quickly. */
 function ruleOf({ block, slots, persistent }: Plan, program: TiledProgram): Tiling {
