@@ -46,6 +46,11 @@ export function tokenKinds(texts, counts) {
     let end = at
     while (end < texts.length && kinds[end].place === 'letter') end++
     const word = texts.slice(at, end).join('')
+    // Bytes within a mark of punctuation, such as a quotation mark.
+    if (word === '') {
+      while (at < end) kinds[at++].place = 'punctuation'
+      continue
+    }
     const kind = kindOf(word, sentenceBegins, counts)
     for (let token = at; token < end; token++) kinds[token].word = { kind, letter: token - at }
     if (end < texts.length) kinds[end].word = { kind, letter: 'after' }
