@@ -10,6 +10,7 @@ import { isSoftwareAdapter } from './webgpu'
 /** A backend that starts, and does nothing else. */
 class ImitatedBackend extends tf.KernelBackend {
   isUsingGpuDevice = false
+  readonly bufferManager = {}
   override dispose() {}
 }
 
@@ -50,8 +51,7 @@ const everything = {
   '@tensorflow/tfjs-backend-cpu': () => import('@tensorflow/tfjs-backend-cpu'),
   '@tensorflow/tfjs-backend-wasm': () => import('@tensorflow/tfjs-backend-wasm'),
   '@tensorflow/tfjs-backend-webgpu': async () => {
-    if (tf.getKernel('BatchMatMul', 'webgpu') === undefined)
-      tf.registerKernel({ kernelName: 'BatchMatMul', backendName: 'webgpu', kernelFunc: () => [] })
+    await import('@tensorflow/tfjs-backend-webgpu') // its kernels and flags
     return { WebGPUBackend: ImitatedBackend }
   },
   '@tensorflow/tfjs-node': notInstalled('@tensorflow/tfjs-node'),
