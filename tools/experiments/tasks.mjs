@@ -68,7 +68,7 @@ const experiments = {
   corridor: {
     learned: { length: [3, 160], limit: 350 },
     asked: { length: 160, limit: 350 },
-    spans: { full: 160, short: 20 },
+    spans: { full: 208, short: 20 },
     decoder: { layers: 1, width: 32, heads: 2, feedForward: 64 },
     training: {
       ...{ steps: 3000, learningRate: 2e-3, warmup: 20, free: 0, batch: 32, rollout: 32, clip: 1 },
@@ -83,7 +83,7 @@ const experiments = {
       'length 240': {
         learned: { length: [3, 240], limit: 500 },
         asked: { length: 240, limit: 500 },
-        spans: { full: 240, short: 30 },
+        spans: { full: 312, short: 30 },
         expire: { maxSpan: 312 },
       },
     },
