@@ -8,7 +8,7 @@
  * steps are measured on the same text, by turns with the first method's, and printed as Markdown with the slots that are
  * remembered. Methods whose memory does not depend on what they learn train a few steps only.
  *
- * Runs that are in DIR already are not trained again. On 2 vCPUs with the wasm backend: about a quarter of an hour.
+ * Runs that are in DIR already are not trained again. On 2 vCPUs with the wasm backend, --spans 2048 --steps 250: four minutes.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
