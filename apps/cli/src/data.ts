@@ -8,8 +8,9 @@ import { DataError, type Source, type TextData, type TextOptions, type Tokenizer
 import { openText } from '@lethe/trainer/node'
 import { dataFolder, dataSets } from './datasets/sets'
 import { UsageError } from './errors'
-import { type Given, suggestion } from './options'
+import type { Given } from './options'
 import { program, relativePath } from './output'
+import { suggestion } from './suggestion'
 
 export interface RunData {
   readonly train: Source

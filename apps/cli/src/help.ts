@@ -1,5 +1,6 @@
 /** --help, made from the table of options. */
-import { type CommandName, commandNames, optionsOf, placeholder } from './options'
+import { placeholder } from './option-kinds'
+import { type CommandName, commandNames, optionsOf } from './options'
 
 export interface CommandHelp {
   readonly summary: string

@@ -2,6 +2,7 @@
 /** lethe: reads the command line, runs one command, turns errors into one line and an exit code. */
 import { BackendError, disposeBackend } from '@lethe/backends'
 import { LetheError } from '@lethe/core'
+import { type CommandLine, parseCommandLine } from './command-line'
 import { benchCommand, benchDefaults } from './commands/bench'
 import { compareCommand } from './commands/compare'
 import { dataCommand } from './commands/data'
@@ -16,8 +17,9 @@ import { trainCommand } from './commands/train'
 import { compareDefaults } from './compare/plan'
 import { SetupError, UsageError } from './errors'
 import { generalHelp, helpOf } from './help'
-import { type CommandLine, type CommandName, commandNames, parseCommandLine, suggestion } from './options'
+import { type CommandName, commandNames } from './options'
 import { DeviceError } from './session'
+import { suggestion } from './suggestion'
 
 const commands: Readonly<Record<CommandName, (line: CommandLine) => Promise<number>>> = {
   train: trainCommand,

@@ -2,9 +2,10 @@
 import { ConfigError, type Decoder } from '@lethe/core'
 import { CheckpointError, loadModel, type Tokenizer } from '@lethe/trainer'
 import { readRun } from '@lethe/trainer/node'
+import { parseConfig } from './command-line'
 import { UsageError } from './errors'
 import { methodFactories } from './methods'
-import { type CommandName, type Given, parseConfig } from './options'
+import type { CommandName, Given } from './options'
 
 export interface TrainedModel {
   readonly decoder: Decoder

@@ -1,15 +1,13 @@
 /**
  * Every option, once: this table drives parsing, --help, --config files and the checks of values.
  */
-import { readFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
 import { backendRequests } from '@lethe/backends'
 import { presets } from '@lethe/core'
 import { tasks } from '@lethe/tasks'
 import { optimizerNames, scheduleNames } from '@lethe/trainer'
 import { parts as dataParts } from './datasets/sets'
-import { UsageError } from './errors'
 import { methods } from './methods'
+import type { Kind, ValueOf } from './option-kinds'
 
 export const commandNames = [
   'train',
@@ -25,29 +23,6 @@ export const commandNames = [
   'demo',
 ] as const
 export type CommandName = (typeof commandNames)[number]
-
-type Kind =
-  | { readonly kind: 'flag' }
-  | {
-      readonly kind: 'text'
-      readonly placeholder: string
-      readonly many?: boolean
-      /** The value may be left out: it is '' then. */
-      readonly optional?: boolean
-    }
-  | { readonly kind: 'names' }
-  | { readonly kind: 'json' }
-  | { readonly kind: 'choice'; readonly choices: readonly string[] }
-  | { readonly kind: 'choices'; readonly choices: readonly string[] }
-  | { readonly kind: 'whole'; readonly least: number }
-  | {
-      readonly kind: 'number'
-      readonly least: number
-      readonly more?: boolean
-      readonly below?: number
-      readonly most?: number
-    }
-  | { readonly kind: 'wholes'; readonly least: number }
 
 export type Option = Kind & {
   readonly help: string
@@ -550,19 +525,7 @@ const table = {
 } as const satisfies Record<string, Option>
 
 export type OptionName = keyof typeof table
-const optionTable: Readonly<Record<OptionName, Option>> = table
-
-type ValueOf<O> = O extends { kind: 'flag' }
-  ? true
-  : O extends { many: true } | { kind: 'choices' | 'names' }
-    ? readonly string[]
-    : O extends { kind: 'json' }
-      ? Readonly<Record<string, unknown>>
-      : O extends { kind: 'whole' | 'number' }
-        ? number
-        : O extends { kind: 'wholes' }
-          ? readonly number[]
-          : string
+export const optionTable: Readonly<Record<OptionName, Option>> = table
 
 /** Values by option name; what was not given is missing. */
 export type Given = { -readonly [name in OptionName]?: ValueOf<(typeof table)[name]> }
@@ -571,205 +534,3 @@ export const optionsOf = (command: CommandName): [OptionName, Option][] =>
   (Object.entries(optionTable) as [OptionName, Option][]).filter(([, { commands }]) =>
     commands.includes(command),
   )
-
-export interface CommandLine {
-  readonly given: Given
-  readonly positionals: readonly string[]
-}
-
-/**
- * Reads a command's arguments and its --config file.
- * @throws UsageError naming the argument and the fix
- */
-export function parseCommandLine(command: CommandName, args: readonly string[]): CommandLine {
-  const known = Object.fromEntries(optionsOf(command))
-  const alone = (arg: string, next: string | undefined) => {
-    const option = arg.startsWith('--') ? known[arg.slice(2)] : undefined
-    return option?.kind === 'text' && option.optional && (next === undefined || next.startsWith('-'))
-  }
-  const { tokens } = parseArgs({
-    args: args.map((arg, at) => (alone(arg, args[at + 1]) ? `${arg}=` : arg)),
-    strict: false,
-    allowPositionals: true,
-    tokens: true,
-    options: {
-      ...Object.fromEntries(
-        Object.entries(known).map(([name, { kind }]) => [
-          name,
-          { type: kind === 'flag' ? 'boolean' : 'string' } as const,
-        ]),
-      ),
-      help: { type: 'boolean', short: 'h' },
-    },
-  })
-  const texts = new Map<string, string[]>()
-  const positionals: string[] = []
-  for (const token of tokens ?? []) {
-    if (token.kind === 'positional') positionals.push(token.value)
-    if (token.kind !== 'option') continue
-    const { name, rawName, value } = token
-    const option = known[name]
-    if (!option || rawName !== (rawName.startsWith('--') ? `--${name}` : '-h'))
-      throw new UsageError(
-        `unknown option ${rawName} for lethe ${command}${suggestion(name, Object.keys(known))}`,
-      )
-    if (option.kind === 'flag') {
-      if (value !== undefined) throw new UsageError(`--${name} takes no value, so leave out "${value}"`)
-      texts.set(name, ['true'])
-      continue
-    }
-    const optional = option.kind === 'text' && option.optional
-    if (value === undefined || (value === '' && !optional) || value.startsWith('--'))
-      throw new UsageError(`--${name} needs a value: --${name} ${placeholder(option)}`)
-    texts.set(name, [...(texts.get(name) ?? []), value])
-  }
-  const given: Record<string, unknown> = {}
-  const file = texts.get('config')?.at(-1)
-  if (file !== undefined) Object.assign(given, readConfig(file, command))
-  for (const [name, values] of texts) given[name] = parseValue(name as OptionName, values, `--${name}`)
-  return { given: given as Given, positionals }
-}
-
-/** Options from a JSON file: an object with options' names, without dashes in front. */
-function readConfig(path: string, command: CommandName): Given {
-  let content: unknown
-  try {
-    content = JSON.parse(readFileSync(path, 'utf8'))
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    throw new UsageError(
-      `cannot read --config ${path}: ${code === 'ENOENT' ? 'there is no such file' : message}`,
-    )
-  }
-  return parseConfig(content, command, path)
-}
-
-/** Checks options that come as JSON. Those of other commands are left out, so that one file can serve several. */
-export function parseConfig(content: unknown, command: CommandName, path: string): Given {
-  if (typeof content !== 'object' || content === null || Array.isArray(content))
-    throw new UsageError(`${path} must hold a JSON object such as {"layers": 4}`)
-  const given: Record<string, unknown> = {}
-  for (const [name, value] of Object.entries(content)) {
-    const option = (optionTable as Record<string, Option>)[name]
-    if (!option || name === 'config')
-      throw new UsageError(`unknown option "${name}" in ${path}${suggestion(name, Object.keys(optionTable))}`)
-    if (!option.commands.includes(command) || value === undefined || value === null || value === false)
-      continue
-    given[name] = parseValue(name as OptionName, [value].flat().map(plainText), `"${name}" in ${path}`)
-  }
-  return given as Given
-}
-
-const plainText = (value: unknown) => (typeof value === 'object' ? JSON.stringify(value) : String(value))
-
-function parseValue(name: OptionName, texts: readonly string[], where: string): unknown {
-  const option = optionTable[name]
-  const text = texts.at(-1)!
-  const refuse = (range: string) => {
-    throw new UsageError(`${where} must be ${range}, not "${text}"`)
-  }
-  switch (option.kind) {
-    case 'flag':
-      return true
-    case 'text':
-      return option.many ? texts : text
-    case 'choice':
-      if (!option.choices.includes(text))
-        throw new UsageError(
-          `${where} must be one of ${option.choices.join(', ')}, not "${text}"${suggestion(text, option.choices, '')}`,
-        )
-      return text
-    case 'choices': {
-      if (text === 'all') return option.choices
-      const names = [...new Set(texts.join().split(','))]
-      const unknown = names.find((name) => !option.choices.includes(name))
-      if (unknown !== undefined)
-        throw new UsageError(
-          `${where} takes names with commas between them, of ${option.choices.join(', ')}, not "${unknown}"${suggestion(unknown, option.choices, '')}`,
-        )
-      return names
-    }
-    case 'names':
-      return [...new Set(texts.join().split(','))]
-    case 'json': {
-      let value: unknown
-      try {
-        value = JSON.parse(text)
-      } catch {}
-      if (typeof value !== 'object' || value === null || Array.isArray(value))
-        refuse('a JSON object such as {"length":8}')
-      return value
-    }
-    case 'whole': {
-      const value = Number(text)
-      if (!Number.isSafeInteger(value) || value < option.least)
-        refuse(`a whole number${option.least > 0 ? ` of at least ${option.least}` : ', 0 or more'}`)
-      return value
-    }
-    case 'wholes': {
-      const values = texts.join().split(',').map(Number)
-      if (!values.every((value) => Number.isSafeInteger(value) && value >= option.least))
-        refuse('whole numbers with commas between them, such as 1024,8192')
-      return values
-    }
-    case 'number': {
-      const value = Number(text)
-      const { least, more, below = Number.POSITIVE_INFINITY, most = Number.POSITIVE_INFINITY } = option
-      const inside = (more ? value > least : value >= least) && value < below && value <= most
-      if (text.trim() === '' || !Number.isFinite(value) || !inside)
-        refuse(
-          `a number ${more ? `more than ${least}` : `from ${least}`}` +
-            (Number.isFinite(below)
-              ? ` to less than ${below}`
-              : Number.isFinite(most)
-                ? ` to ${most}`
-                : ' up'),
-        )
-      return value
-    }
-  }
-}
-
-/** What stands for the value in help texts. */
-export function placeholder(option: Option): string {
-  switch (option.kind) {
-    case 'flag':
-      return ''
-    case 'text':
-      return option.placeholder
-    case 'choice':
-      return option.choices.length <= 4 ? option.choices.join('|') : 'NAME'
-    case 'names':
-      return 'NAME'
-    case 'json':
-      return 'JSON'
-    case 'choices':
-      return 'NAME,NAME,…'
-    case 'wholes':
-      return 'N,N,…'
-    default:
-      return 'N'
-  }
-}
-
-/** ', did you mean …?' where something is near enough. */
-export function suggestion(word: string, candidates: readonly string[], dashes = '--'): string {
-  let best: string | undefined
-  let least = Math.max(2, Math.floor(word.length / 3)) + 1
-  for (const candidate of candidates) {
-    const distance = candidate.startsWith(word) && word.length > 2 ? 1 : editDistance(word, candidate)
-    if (distance < least) [best, least] = [candidate, distance]
-  }
-  return best === undefined ? '' : `; did you mean ${dashes}${best}?`
-}
-
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++)
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)))
-    row = next
-  }
-  return row[b.length]!
-}

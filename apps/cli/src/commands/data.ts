@@ -1,10 +1,11 @@
 /** lethe data: gets data sets that are known by name, and says which are there. */
 import { resolve } from 'node:path'
+import type { CommandLine } from '../command-line'
 import { preparedSet, prepareSet } from '../datasets/prepare'
 import { dataFolder, dataSets, type Part } from '../datasets/sets'
 import { UsageError } from '../errors'
-import { type CommandLine, suggestion } from '../options'
 import { bytes, program, StatusLine } from '../output'
+import { suggestion } from '../suggestion'
 
 export async function dataCommand({ given, positionals }: CommandLine): Promise<number> {
   const cache = resolve(given.folder ?? dataFolder())

@@ -1,9 +1,9 @@
 /** lethe doctor: which backends work here, how fast, and how to mend the others. */
 import type { BackendName, BackendRequest } from '@lethe/backends'
+import type { CommandLine } from '../command-line'
 import { diagnose } from '../doctor/advice'
 import { answerProbe, machineFacts, probe } from '../doctor/probes'
 import { report } from '../doctor/report'
-import type { CommandLine } from '../options'
 import { colours, program } from '../output'
 
 const names: readonly BackendName[] = ['tensorflow', 'webgpu', 'wasm', 'cpu']

@@ -21,10 +21,11 @@ import {
   unknownWord,
 } from '@lethe/trainer'
 import { startBackend } from '../backend'
+import type { CommandLine } from '../command-line'
 import { openData, openTexts, type RunData } from '../data'
 import { UsageError } from '../errors'
 import { openModel, openTextModel, type TrainedModel } from '../model'
-import type { CommandLine, Given } from '../options'
+import type { Given } from '../options'
 import { count, percent, StatusLine } from '../output'
 import { evaluationText, perplexityText, wordsText } from '../session'
 

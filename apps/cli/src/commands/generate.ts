@@ -1,8 +1,9 @@
 /** lethe generate: text from a trained model, as it comes. */
 import { generate } from '@lethe/trainer'
 import { startBackend } from '../backend'
+import type { CommandLine } from '../command-line'
 import { openTextModel } from '../model'
-import type { CommandLine, Given } from '../options'
+import type { Given } from '../options'
 import { colours } from '../output'
 
 export async function generateCommand({ given, positionals }: CommandLine): Promise<number> {

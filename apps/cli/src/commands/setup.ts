@@ -1,7 +1,8 @@
 /** lethe setup: installs what a backend needs, for the whole machine user, outside of any project. */
+
+import type { CommandLine } from '../command-line'
 import { machineFacts } from '../doctor/probes'
 import { UsageError } from '../errors'
-import type { CommandLine } from '../options'
 import { bytes, duration } from '../output'
 import { setUpTensorflow } from '../setup/tensorflow'
 

@@ -25,7 +25,8 @@ import {
   tidy,
 } from '@tensorflow/tfjs-core'
 import { startBackend } from '../../backend'
-import type { CommandLine, Given } from '../../options'
+import type { CommandLine } from '../../command-line'
+import type { Given } from '../../options'
 import { bytes, count } from '../../output'
 import { type Column, heading, progress, ratioText, table } from './report'
 import { benchDefaults, casesOf, ownCommand, whereabouts } from './setup'

@@ -1,6 +1,7 @@
 /** lethe bench: measures training steps, decoding, attention, memory. */
+
+import type { CommandLine } from '../../command-line'
 import { UsageError } from '../../errors'
-import type { CommandLine } from '../../options'
 import { benchAttention } from './attention'
 import { benchDecode } from './decode'
 import { benchMemory } from './memory'

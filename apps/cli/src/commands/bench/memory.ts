@@ -1,5 +1,5 @@
 /** lethe bench memory: what a training step holds at most, per method. */
-import type { CommandLine } from '../../options'
+import type { CommandLine } from '../../command-line'
 import { bytes, count } from '../../output'
 import { type Column, heading, table } from './report'
 import { ownCommand, whereabouts } from './setup'

@@ -1,8 +1,9 @@
 /** Measures training steps: one case in this process, several, or two sides, in processes of their own by turns. */
 
 import { startBackend } from '../../backend'
+import type { CommandLine } from '../../command-line'
 import { UsageError } from '../../errors'
-import type { CommandLine, Given } from '../../options'
+import type { Given } from '../../options'
 import { type Settings, settingsOf } from '../../settings'
 import { progress } from './report'
 import { benchDefaults, casesOf, commandOf, ofOneCase } from './setup'

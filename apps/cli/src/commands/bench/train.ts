@@ -1,5 +1,5 @@
 /** lethe bench train: times whole training steps with a full memory. */
-import type { CommandLine } from '../../options'
+import type { CommandLine } from '../../command-line'
 import { bytes, count } from '../../output'
 import { type Column, heading, partsTable, ratioText, table } from './report'
 import { benchDefaults, optionsText, ownCommand, sizesText, whereabouts } from './setup'
