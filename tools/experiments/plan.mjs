@@ -3,57 +3,75 @@
  * sizes and schedule and are compared at equal steps; only what they remember differs.
  */
 
-/** Sizes of every run. Memory sizes below are those of `full`, which `tiny` divides to try the paths. */
-export const sizes = {
-  full: {
-    ...{ layers: 4, width: 128, heads: 4, feedForward: 512, batch: 16, block: 128, validBatch: 32 },
-    ...{
-      divisor: 1,
-      tokens: 8192,
-      pruneBytes: 131_072,
-      pruneBatch: 128,
-      pruneBlock: 16,
-      every: 300,
-      validationBytes: 260_000,
-      warmup: 200,
-    },
+/** What memories may be, by the size of a run; spans, starts and budgets in steps. */
+const memories = {
+  /** For a GPU. */
+  long: {
+    spans: [32, 64, 128, 256],
+    // The longest span that could be learned.
+    ...{ reach: 1024, ramp: 32 },
+    // Where learned spans start, and what a step of span costs: short, middle, long.
+    adaptive: [
+      { start: 16, penalty: 2e-5 },
+      { start: 96, penalty: 5e-6 },
+      { start: 256, penalty: 2e-6 },
+    ],
+    expire: [
+      { start: 64, penalty: 1e-5 },
+      { start: 192, penalty: 1e-6 },
+      { start: 384, penalty: 1e-7 },
+    ],
+    // Slots as they were, compressed ones, and steps that become one.
+    compressive: { span: 64, compressed: 64, rate: 4 },
   },
+  /** Short enough that a small model needs them within some thousand steps. */
+  short: {
+    spans: [8, 32, 128],
+    ...{ reach: 256, ramp: 8 },
+    adaptive: [
+      { start: 16, penalty: 1e-4 },
+      { start: 64, penalty: 1e-5 },
+    ],
+    expire: [
+      { start: 16, penalty: 1e-4 },
+      { start: 64, penalty: 1e-5 },
+    ],
+    compressive: { span: 16, compressed: 16, rate: 4 },
+  },
+  /** To try the paths. */
   tiny: {
-    ...{ layers: 2, width: 16, heads: 2, feedForward: 32, batch: 2, block: 16, validBatch: 4 },
-    ...{
-      divisor: 8,
-      tokens: 192,
-      pruneBytes: 600,
-      pruneBatch: 2,
-      pruneBlock: 8,
-      every: 4,
-      validationBytes: 3000,
-      warmup: 2,
-    },
+    spans: [4, 8],
+    ...{ reach: 128, ramp: 4 },
+    adaptive: [{ start: 12, penalty: 5e-6 }],
+    expire: [{ start: 24, penalty: 1e-6 }],
+    compressive: { span: 8, compressed: 8, rate: 4 },
   },
 }
-
-/** Slots of a fixed span. */
-const spans = [32, 64, 128, 256]
-/** The longest span that could be learned, and the ramp. */
-const reach = 1024
-const ramp = 32
-/** Where learned spans start, and what a step of span costs: short, middle, long. */
-const adaptive = [
-  { start: 16, penalty: 2e-5 },
-  { start: 96, penalty: 5e-6 },
-  { start: 256, penalty: 2e-6 },
-]
-const expire = [
-  { start: 64, penalty: 1e-5 },
-  { start: 192, penalty: 1e-6 },
-  { start: 384, penalty: 1e-7 },
-]
-/** Compressive: slots as they were, compressed ones, and steps that become one. */
-const compressive = { span: 64, compressed: 64, rate: 4 }
 /** The context of the pruning experiment, and the slots that it is cut to; first what says most if time runs out. */
-const context = 512
-const budgets = [32, 64, 16, 128, 8, 256, 48, 24, 96]
+const pruning = { context: 512, budgets: [32, 64, 16, 128, 8, 256, 48, 24, 96] }
+
+/** Sizes of every run. */
+export const sizes = {
+  /** An H100: half an hour. */
+  full: {
+    ...{ layers: 4, width: 128, heads: 4, feedForward: 512, batch: 16, block: 128, validBatch: 32 },
+    ...{ memory: memories.long, pruning: { ...pruning, bytes: 131_072, batch: 128, block: 16 } },
+    ...{ tokens: 8192, every: 300, validationBytes: 260_000, warmup: 200 },
+  },
+  /** Two processors: an hour or two. */
+  small: {
+    ...{ layers: 4, width: 96, heads: 4, feedForward: 384, batch: 16, block: 64, validBatch: 64 },
+    ...{ memory: memories.short, pruning: { ...pruning, bytes: 131_072, batch: 64, block: 16 } },
+    ...{ tokens: 8192, every: 1000, validationBytes: 400_000, warmup: 200 },
+  },
+  /** To try the paths. */
+  tiny: {
+    ...{ layers: 2, width: 16, heads: 2, feedForward: 32, batch: 2, block: 16, validBatch: 4 },
+    memory: memories.tiny,
+    pruning: { context: 64, budgets: [4, 8, 2], bytes: 600, batch: 2, block: 8 },
+    ...{ tokens: 192, every: 4, validationBytes: 3000, warmup: 2 },
+  },
+}
 
 /**
  * The runs in the order in which they are trained, those of one seed and experiment side by side.
@@ -62,8 +80,7 @@ const budgets = [32, 64, 16, 128, 8, 256, 48, 24, 96]
  * @returns per run: its name, experiment, decoder and seed, options of `lethe train`, and what is `after` them
  */
 export function planRuns({ size, seeds }) {
-  const { divisor } = size
-  const scaled = (steps) => Math.max(1, Math.round(steps / divisor))
+  const { spans, reach, ramp, adaptive, expire, compressive } = size.memory
   const style = (preset) => ({
     preset,
     ...{ layers: size.layers, width: size.width, heads: size.heads, 'feed-forward': size.feedForward },
@@ -73,21 +90,23 @@ export function planRuns({ size, seeds }) {
   const fair = { ...style('fair'), batch: size.batch, block: size.block }
   const learned = (method, { start, penalty }) => ({
     method,
-    span: scaled(reach),
-    ramp: scaled(ramp),
+    ...{ span: reach, ramp },
     'span-penalty': penalty,
-    'initial-span': scaled(start),
+    'initial-span': start,
   })
   const memory = [
-    ...spans.map((span) => [`fixed-span-${span}`, { method: 'fixed-span', span: scaled(span) }]),
+    ...spans.map((span) => [`fixed-span-${span}`, { method: 'fixed-span', span }]),
     ...adaptive.map((knobs) => [`adaptive-span-${knobs.start}`, learned('adaptive-span', knobs), 'inspect']),
     ...expire.map((knobs) => [`expire-span-${knobs.start}`, learned('expire-span', knobs), 'inspect']),
   ]
   // Its spans have a start of their own.
-  const { 'initial-span': _, ...dynamic } = learned('adaptive-span', adaptive[1])
+  const { 'initial-span': _, ...dynamic } = learned(
+    'adaptive-span',
+    adaptive.at(Math.floor(adaptive.length / 2)),
+  )
   const compressed = {
-    ...{ method: 'compressive', rate: compressive.rate },
-    ...{ span: scaled(compressive.span), compressed: scaled(compressive.compressed) },
+    method: 'compressive',
+    ...compressive,
   }
   const patterns = [
     ['adaptive-span-dynamic', { ...dynamic, dynamic: true }, 'inspect'],
@@ -96,11 +115,16 @@ export function planRuns({ size, seeds }) {
     ['compressive-conv', { ...compressed, compression: 'conv', 'compression-loss': 'attention' }],
   ]
   // As the paper's: pre-norm, SwiGLU, rotary positions. Longer blocks let votes learn from farther ahead.
-  const modern = { ...style('modern'), batch: size.batch / 2, block: 2 * size.block, span: scaled(context) }
+  const modern = {
+    ...style('modern'),
+    batch: size.batch / 2,
+    block: 2 * size.block,
+    span: size.pruning.context,
+  }
   const pruning = [
-    ['plain-512', { method: 'fixed-span' }, 'prune'],
-    ['selective-512', { method: 'selective' }, 'prune'],
-    ['selective-512-memory-loss', { method: 'selective', 'memory-loss': 0.1 }, 'prune'],
+    [`plain-${size.pruning.context}`, { method: 'fixed-span' }, 'prune'],
+    [`selective-${size.pruning.context}`, { method: 'selective' }, 'prune'],
+    [`selective-${size.pruning.context}-memory-loss`, { method: 'selective', 'memory-loss': 0.1 }, 'prune'],
   ]
   const runs = (experiment, seed, common, list) =>
     list.map(([name, options, after]) => ({
@@ -116,11 +140,6 @@ export function planRuns({ size, seeds }) {
     ...runs('patterns', first, fair, patterns),
   ]
 }
-
-/** Budgets of a size. */
-export const budgetsOf = ({ divisor }) => [
-  ...new Set(budgets.map((slots) => Math.max(1, Math.round(slots / divisor)))),
-]
 
 /** The runs in as few equal parts as `jobs` side by side allow. */
 export function wavesOf(runs, jobs) {

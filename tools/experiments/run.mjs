@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /**
  * node tools/experiments/run.mjs --data FOLDER|FILE --folder OUT [--backend webgpu] [--jobs N] [--minutes 5] [--seeds 0,1]
- *                                [--only TEXT,…] [--work DIR] [--reserve 40] [--tiny] [--dry-run]
+ *                                [--size full] [--steps N] [--only TEXT,…] [--work DIR] [--reserve 40] [--dry-run]
  * node tools/experiments/run.mjs --report OUT
  *
  * The papers' experiments on text, in a given time: bits per byte at equal memory (Expire-Span, Adaptive-Span, fixed
  * span), how far Selective Attention can be pruned at the loss of a plain transformer, and what learned memories keep
- * (plan.mjs has the runs). Runs train side by side, --jobs at a time, as many steps as the time allows; what is reported
- * is read at the last step that all runs of an experiment were evaluated at.
+ * (plan.mjs has the runs). Runs train side by side, --jobs at a time, as many steps as the time allows, or --steps; what is
+ * reported is read at the last step that all runs of an experiment were evaluated at.
  *
  * OUT gets few and small files: plan.json, results.jsonl and traces.jsonl (written as results come: a kill loses what
  * is not finished), the two models to prune further (prune.mjs --greedy), results.json and summary.md. Checkpoints and the text
@@ -15,7 +15,8 @@
  * not trained, as far as the rest of its decoder.
  *
  * --data: a folder of books (corpus.mjs), or a file whose last tenth is for validation. --reserve: seconds at the
- * end for what is measured of the trained models. --tiny: sizes that try the paths. --only: runs whose names contain a TEXT.
+ * end for what is measured of the trained models. --size: `full` for a GPU, `small` for two processors, `tiny` to try the paths.
+ * --only: runs whose names contain a TEXT.
  */
 import { appendFileSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -23,7 +24,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { corpusOf } from './corpus.mjs'
-import { budgetsOf, planRuns, sizes, wavesOf } from './plan.mjs'
+import { planRuns, sizes, wavesOf } from './plan.mjs'
 import { checkpointOf, readJson, savedSteps, start, trainAtOnePace } from './pool.mjs'
 import { commonStep, readResults, reportOf } from './report.mjs'
 import { countWords } from './words.mjs'
@@ -41,7 +42,8 @@ const { values: given } = parseArgs({
     only: { type: 'string' },
     work: { type: 'string', default: join(tmpdir(), 'lethe-experiments') },
     reserve: { type: 'string', default: '40' },
-    tiny: { type: 'boolean', default: false },
+    size: { type: 'string', default: 'full' },
+    steps: { type: 'string' },
     'dry-run': { type: 'boolean', default: false },
     report: { type: 'string' },
   },
@@ -53,9 +55,14 @@ const [jobs, minutes, reserve] = ['jobs', 'minutes', 'reserve'].map((name) => {
   return value
 })
 
+const steps = given.steps === undefined ? undefined : Number(given.steps)
+if (steps !== undefined && !(steps > 0 && Number.isInteger(steps)))
+  throw new Error(`--steps must be a whole number above 0, not ${given.steps}`)
+
 async function experiment() {
   const began = Date.now()
-  const size = sizes[given.tiny ? 'tiny' : 'full']
+  const size = sizes[given.size]
+  if (!size) throw new Error(`--size must be one of ${Object.keys(sizes).join(', ')}, not ${given.size}`)
   const texts = given.only?.split(',')
   const runs = planRuns({ size, seeds: given.seeds.split(',').map(Number) }).filter(
     ({ name }) => !texts || texts.some((text) => name.includes(text)),
@@ -97,15 +104,35 @@ async function experiment() {
     record({ run: run.name, type: 'failed', stage, message })
   }
 
-  for (const [index, wave] of waves.entries()) {
-    // Those of the decoder that were trained before say how far it is worth going.
-    const withSteps = wave
-      .map((run) => ({ ...run, steps: reachedBy(runs, run) ?? 1_000_000 }))
-      .filter(({ name, steps }) => (savedSteps(join(given.work, name)).at(-1) ?? 0) < steps)
-    tell(`wave ${index + 1} of ${waves.length}: ${wave.map(({ name }) => name).join(', ')}`)
-    await trainAtOnePace({
-      ...{ runs: withSteps, every: size.every, main, folder: given.work, backend: given.backend, data },
-      ...{ deadline: began + 1000 * secondsPerWave * (index + 1), onFailure },
+  const over = began + 60_000 * minutes
+  if (steps) {
+    // Each run by itself, and measured at once: whoever is free takes the next.
+    const queue = [...runs]
+    const work = async () => {
+      for (let run = queue.shift(); run; run = queue.shift()) {
+        await train([{ ...run, steps }], over - 1000 * reserve)
+        if (run.after) await measure(run, [run])
+      }
+    }
+    await Promise.all(Array.from({ length: jobs }, work))
+  } else {
+    for (const [index, wave] of waves.entries()) {
+      tell(`wave ${index + 1} of ${waves.length}: ${wave.map(({ name }) => name).join(', ')}`)
+      // Those of the decoder that were trained before say how far it is worth going.
+      const withSteps = wave.map((run) => ({ ...run, steps: reachedBy(runs, run) ?? 1_000_000 }))
+      await train(withSteps, began + 1000 * secondsPerWave * (index + 1))
+    }
+    await Promise.all(
+      waves.flatMap((wave) => wave.filter(({ after }) => after).map((run) => measure(run, wave))),
+    )
+  }
+  report(given.folder)
+
+  /** Trains those of these runs that have not their `steps` yet. */
+  function train(list, deadline) {
+    return trainAtOnePace({
+      runs: list.filter(({ name, steps }) => (savedSteps(join(given.work, name)).at(-1) ?? 0) < steps),
+      ...{ every: size.every, main, folder: given.work, backend: given.backend, data, deadline, onFailure },
       onEvent: (run, event) => {
         const { type, step, bitsPerByte, slots, seconds, parameters } = event
         if (type === 'eval') {
@@ -118,14 +145,9 @@ async function experiment() {
       },
     })
   }
-  const over = began + 60_000 * minutes
-  await Promise.all(
-    waves.flatMap((wave) => wave.filter(({ after }) => after).map((run) => measure(run, wave, over))),
-  )
-  report(given.folder)
 
   /** What is measured of a trained run, at a step that all of its decoder and wave have. */
-  async function measure(run, wave, over) {
+  async function measure(run, wave) {
     const step = reachedBy(wave, run)
     if (step === undefined) return
     const checkpoint = checkpointOf(join(given.work, run.name), step)
@@ -133,12 +155,7 @@ async function experiment() {
     if (run.after === 'prune' && run.options.method === 'selective')
       copyFileSync(join(checkpoint, 'model.safetensors'), out(`${run.name}.safetensors`))
     const backend = ['--backend', given.backend]
-    const pruning = {
-      budgets: budgetsOf(size),
-      bytes: size.pruneBytes,
-      batch: size.pruneBatch,
-      block: size.pruneBlock,
-    }
+    const { context: _, ...pruning } = size.pruning
     const args =
       run.after === 'prune'
         ? [join(here, 'prune.mjs'), checkpoint, '--data', data, ...optionsOf(pruning)]
