@@ -227,6 +227,22 @@ describe('interruption', () => {
     expect(more.code).toBe(0)
   })
 
+  test('a reader that goes away stops it like Ctrl-C, and nothing is lost', async () => {
+    const args = [main, 'train', ...training, '--out', 'unread', '--steps', '100000', '--eval-every', '0']
+    const child = spawn(process.execPath, [...args, '--json'], { cwd: folder })
+    let errors = ''
+    child.stderr.on('data', (data) => {
+      errors += data
+    })
+    child.stdout.once('data', () => child.stdout.destroy())
+    const code = await new Promise((done) => child.on('exit', done))
+    expect([code, errors]).toEqual([130, ''])
+    const [checkpoint] = readdirSync(join(folder, 'unread/checkpoints'))
+    expect(metricsOf('unread').filter(({ type }) => type === 'step')).toHaveLength(
+      Number(checkpoint!.slice('step-'.length)),
+    )
+  })
+
   test('killed three times at any moment, it goes on to the metrics of a run that was not', async () => {
     const options = [
       ...training.slice(0, -1),

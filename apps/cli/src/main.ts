@@ -17,6 +17,7 @@ import { trainCommand } from './commands/train'
 import { compareDefaults } from './compare/plan'
 import { SetupError, UsageError } from './errors'
 import { generalHelp, helpOf } from './help'
+import { outputClosed } from './interruption'
 import { type CommandName, commandNames } from './options'
 import { DeviceError } from './session'
 import { suggestion } from './suggestion'
@@ -81,8 +82,8 @@ async function main(args: readonly string[]): Promise<number> {
 
 /** A reader that went away (`lethe generate … | head`) is no failure. */
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0)
-  throw error
+  if (error.code !== 'EPIPE' && error.code !== 'ERR_STREAM_DESTROYED') throw error
+  outputClosed()
 })
 
 try {

@@ -6,6 +6,7 @@ import type { EvalEvent, Evaluation, StepEvent, TextScores } from '@lethe/traine
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
 import { RunFolder, TensorBoardFile } from '@lethe/trainer/node'
 import type { RunData } from './data'
+import { interruptible } from './interruption'
 import {
   bytes,
   colours,
@@ -87,26 +88,33 @@ export async function createRun(out: string, config: unknown, keep: number): Pro
   }
 }
 
-/** Trains, and returns whether it got to the end (false: interrupted) and the last evaluation. */
-export async function runTraining(
-  session: Session,
-): Promise<{ finished: boolean; last: EvalEvent | undefined }> {
-  const { options, run, json, backend, curves } = session
-  const before = options.resume?.step ?? 0
-  const status = new StatusLine(process.stdout)
-  const paint = colours(process.stdout)
-  const print = (...lines: string[]) => {
-    if (!json) status.print(...lines)
-  }
-  const interruption = new AbortController()
-  const interrupt = () => {
-    if (interruption.signal.aborted) process.exit(130)
-    interruption.abort()
-    if (!json) status.print('stopping after this step; Ctrl-C again to end at once')
-  }
-  process.on('SIGINT', interrupt)
-  process.on('SIGTERM', interrupt)
+interface Outcome {
+  /** False: interrupted. */
+  readonly finished: boolean
+  /** The last evaluation. */
+  readonly last: EvalEvent | undefined
+}
 
+/** Trains to the end, or until it is interrupted. */
+export function runTraining(session: Session): Promise<Outcome> {
+  const status = new StatusLine(process.stdout)
+  const print = (...lines: string[]) => {
+    if (!session.json) status.print(...lines)
+  }
+  return interruptible(
+    (signal) => trainUntil(signal, session, status, print),
+    () => print('stopping after this step; Ctrl-C again to end at once'),
+  )
+}
+
+async function trainUntil(
+  signal: AbortSignal,
+  { options, run, json, backend, curves }: Session,
+  status: StatusLine,
+  print: (...lines: string[]) => void,
+): Promise<Outcome> {
+  const before = options.resume?.step ?? 0
+  const paint = colours(process.stdout)
   let tensorBoard: TensorBoardFile | undefined
   let saved = options.resume?.path
   let last: EvalEvent | undefined
@@ -117,7 +125,7 @@ export async function runTraining(
       ...options,
       report: curves !== undefined,
       checkpoints: run.checkpoints,
-      signal: interruption.signal,
+      signal,
       check: backend.throwIfFailed,
     })
     for await (const event of events) {
@@ -152,9 +160,7 @@ export async function runTraining(
   } catch (error) {
     throw await deviceFailure(error, backend, resumeCommand(run), saved)
   } finally {
-    process.off('SIGINT', interrupt)
-    process.off('SIGTERM', interrupt)
-    if (!json) status.print()
+    print()
     await run.close()
     await tensorBoard?.close()
   }

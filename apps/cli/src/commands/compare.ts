@@ -26,6 +26,7 @@ import { inOrder, nextRuns } from '../compare/search'
 import { absolute, openData, type RunData } from '../data'
 import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
+import { interruptible } from '../interruption'
 import type { Given } from '../options'
 import { count, duration, program, relativePath, StatusLine, shellQuoted } from '../output'
 import { reportPage } from '../pages/report'
@@ -135,15 +136,18 @@ class CompareSession {
   }
 
   async run(): Promise<number> {
-    const interrupt = (signal: NodeJS.Signals) => {
-      if (this.interrupted) process.exit(130)
+    const work = () => this.makeAll()
+    await interruptible(work, (reason) => {
       this.interrupted = true
       // On a terminal, Ctrl-C has reached them already; a second signal would end them at once.
-      if (signal !== 'SIGINT' || !process.stdin.isTTY) for (const child of this.children) child.kill(signal)
+      if (reason !== 'SIGINT' || !process.stdin.isTTY)
+        for (const child of this.children) child.kill(reason === 'SIGINT' ? 'SIGINT' : 'SIGTERM')
       this.print('stopping after these steps; Ctrl-C again to end at once')
-    }
-    process.on('SIGINT', interrupt)
-    process.on('SIGTERM', interrupt)
+    })
+    return this.interrupted ? this.stopped() : this.finish()
+  }
+
+  private async makeAll(): Promise<void> {
     try {
       const processors = availableParallelism()
       const jobs = Math.min(this.given.jobs ?? processors, this.plan.length)
@@ -161,11 +165,8 @@ class CompareSession {
         this.plan = [...this.plan, ...runs]
       }
     } finally {
-      process.off('SIGINT', interrupt)
-      process.off('SIGTERM', interrupt)
       this.status.print()
     }
-    return this.interrupted ? this.stopped() : this.finish()
   }
 
   /** Trains side by side, then measures. */
