@@ -354,6 +354,15 @@ const table = {
     help: 'only the likeliest tokens that together have this probability',
   },
 
+  weights: {
+    ...sampling,
+    commands: ['generate'],
+    kind: 'choice',
+    choices: ['float32', 'float16'],
+    default: 'float32',
+    help: 'what tokens are decoded with; float16 (webgpu): half the bytes to read for each, less exact',
+  },
+
   methods: {
     group: 'Comparing',
     commands: ['compare', 'bench'],

@@ -236,6 +236,13 @@ function projectSlots({ info, weights }: DecodeLayer, name: string, attended: Te
   )[0]!
 }
 
+/** The same of one step, by the copy of the weights that the pass has, if it has one. */
+function projectStep({ float16 }: Pass, layer: DecodeLayer, name: string, attended: Tensor3D): Tensor {
+  const y = float16?.times(attended, layer.weights.own(name))
+  const { heads, headSize } = layer.info
+  return y ? reshape(y, [attended.shape[0], heads, headSize, 1]) : projectSlots(layer, name, attended)
+}
+
 /** The oldest age that can be attended to: the method's reach, or less where the youngest stay in a smaller arena. */
 function oldestAge({ info, method }: DecodeLayer, most: number): number {
   const { farthest, worth, alive, condensed } = method.decode
@@ -425,7 +432,7 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   })
 
   const attended = normalise(layer, input)
-  const project = (name: string) => projectSlots(layer, name, attended)
+  const project = (name: string) => projectStep(pass, layer, name, attended)
   const angles = config.positions === 'rotary' ? rotaryAngles([pass.step], info.headSize) : undefined
   const turn = (x: Tensor) => (angles ? rotate(x, angles) : x)
 

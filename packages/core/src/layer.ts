@@ -25,6 +25,7 @@ import { ConfigError } from './errors'
 import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup, SlotPiece } from './method'
 import { gelu, relu, swiglu } from './ops/activation'
 import { stopGradient } from './ops/differentiable'
+import type { Float16Weights } from './ops/float16'
 import { linear, projectFromHeads, projectToHeads } from './ops/matmul'
 import { layerNorm, rmsNorm } from './ops/norm'
 
@@ -45,6 +46,8 @@ export interface Pass {
   readonly traced: boolean
   /** Whether gradients reach what is remembered: a later block of an unrolled pass. */
   readonly memoryLearns: boolean
+  /** Decoding: copies of weights to be read in place of them. */
+  readonly float16?: Float16Weights | undefined
   /** Whether a layer is skipped in this pass (layer drop): its memory goes on, its output is its input. */
   skips(layer: number): boolean
   /** A dropout mask for one of the configured places; undefined where nothing is dropped. */
@@ -145,6 +148,13 @@ function addResidual(
   ) as Tensor3D
 }
 
+/** x W (+ bias), by the copy of W that the pass has, if it has one. */
+function multiply({ float16 }: Pass, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  const y = float16?.times(x, weight)
+  if (!y) return linear(x, weight, bias)
+  return bias ? add(y, bias) : y
+}
+
 /** The feed-forward part with its residual; the identity in all-attention layers. */
 function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Tensor3D {
   const { config } = pass
@@ -152,15 +162,15 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   const bias = (name: string) => (config.feedForwardBias ? own(`feedForward.${name}`) : undefined)
   const normal = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
   const x = reshape(normal, [normal.size / config.width, config.width])
-  const inner = linear(x, own('feedForward.in'), bias('inBias'))
+  const inner = multiply(pass, x, own('feedForward.in'), bias('inBias'))
   const active = {
     relu: () => relu(inner),
     gelu: () => gelu(inner),
-    swiglu: () => swiglu(linear(x, own('feedForward.gate')), inner),
+    swiglu: () => swiglu(multiply(pass, x, own('feedForward.gate')), inner),
   }[config.activation]()
   const dropout = pass.dropout('feed-forward')
   const dropped = dropout ? mul(active, dropout(active.shape)) : active
-  const y = linear(dropped, own('feedForward.out'), bias('outBias'))
+  const y = multiply(pass, dropped, own('feedForward.out'), bias('outBias'))
   return addResidual(pass, own, 'feedForward', input, reshape(y, input.shape))
 }
 
@@ -171,7 +181,11 @@ export function finishLayer(
   input: Tensor3D,
   context: Tensor,
 ): Tensor3D {
-  const attention = projectFromHeads(context, own('attention.output') as Tensor2D)
+  const weight = own('attention.output') as Tensor2D
+  // Of one step, heads and features lie side by side as they are.
+  const attention =
+    pass.float16?.times(reshape(context, [...input.shape.slice(0, 2), weight.shape[0]]), weight) ??
+    projectFromHeads(context, weight)
   return feedForward(pass, own, addResidual(pass, own, 'attention', input, attention))
 }
 

@@ -73,6 +73,14 @@ export function parameterSpecs(config: ResolvedConfig): Map<string, ParameterSpe
   return specs
 }
 
+/** The matrices that decoding reads as a whole for each token. */
+export const matricesOf = (names: Iterable<string>, { tiedOutput }: ResolvedConfig): string[] =>
+  [...names].filter(
+    (name) =>
+      /^layers\.\d+\.(attention\.(query|key|value|output)|feedForward\.(in|gate|out))$/.test(name) ||
+      name === (tiedOutput ? 'embedding.weight' : 'output.weight'),
+  )
+
 /** Creates the variables, drawn in order from one seeded generator. */
 export function createParameters(
   specs: ReadonlyMap<string, ParameterSpec>,

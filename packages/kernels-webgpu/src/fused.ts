@@ -4,6 +4,7 @@
  * declines, by returning nothing, for empty tensors and other dtypes; core's plain operations compute then.
  */
 import type { DataType, KernelConfig, KernelFunc, Tensor } from '@tensorflow/tfjs-core'
+import { float16Product, toFloat16 } from './matmul/float16'
 import { run, runPerElement, sumOf, type Uniform } from './program'
 
 type Inputs = Readonly<Record<string, Tensor>>
@@ -11,7 +12,7 @@ type Attributes = Readonly<Record<string, number>>
 type Compute = (inputs: Inputs, attributes: Attributes) => Tensor[]
 
 /** The inputs that are whole numbers; all others are float32. */
-const dtypes: Readonly<Record<string, DataType>> = { targets: 'int32', age: 'int32' }
+const dtypes: Readonly<Record<string, DataType>> = { targets: 'int32', age: 'int32', packed: 'int32' }
 
 const kernel =
   (compute: Compute): KernelFunc =>
@@ -334,6 +335,12 @@ fn angleOf(i: i32) -> i32 {
         },
       ),
     ]
+  },
+
+  LetheToFloat16: ({ x }) => [toFloat16(x!)],
+  LetheFloat16Product: ({ x, packed }, { columns, transpose }) => {
+    const y = float16Product(x!, packed!, columns!, Boolean(transpose))
+    return y ? [y] : []
   },
 
   LetheSumSquares: ({ x }) => {

@@ -16,6 +16,8 @@ export interface Shader {
   readonly inputs: readonly string[]
   /** Those of the inputs, and 'result', that are arrays of vec4: their sizes are multiples of four. Default: none. */
   readonly vectors?: readonly string[]
+  /** Those of the inputs that are arrays of vec2. Default: none. */
+  readonly pairs?: readonly string[]
   /** Members of the struct `uniforms`. */
   readonly uniforms: string
   /** WGSL with `fn main(index: i32)`. */
@@ -59,18 +61,24 @@ const opening = 'fn main(index: i32) {'
 const named = ({ code, inputs }: Shader) =>
   code().replace(opening, `${opening} ${inputs.map((name) => `_ = &${name};`).join(' ')}`)
 
+/** What the result becomes: a new tensor of a shape, of float32 unless something else is said, or one that is written into. */
+export type Result =
+  | readonly number[]
+  | { readonly shape: readonly number[]; readonly dtype: 'int32' }
+  | Tensor
+
 export interface Run {
   readonly inputs: readonly TensorInfo[]
   readonly uniforms: Uniform[]
   readonly workgroups: number
-  /** Shape of the result, or a tensor that several runs write into. */
-  readonly into: readonly number[] | Tensor
+  readonly into: Result
 }
 
-/** Runs a shader. The result is float32. */
+/** Runs a shader. */
 export function run(shader: Shader, { inputs, uniforms, workgroups, into }: Run): Tensor {
-  const componentsOf = (name: string) => (shader.vectors?.includes(name) ? 4 : 1)
-  const shape = Array.isArray(into) ? (into as number[]) : (into as Tensor).shape
+  const componentsOf = (name: string) =>
+    shader.vectors?.includes(name) ? 4 : shader.pairs?.includes(name) ? 2 : 1
+  const [shape, dtype] = 'shape' in into ? [[...into.shape], into.dtype] : [[...into], 'float32' as const]
   const program: Program = {
     shaderKey: `lethe-${shader.key}`,
     variableNames: [...shader.inputs],
@@ -83,11 +91,11 @@ export function run(shader: Shader, { inputs, uniforms, workgroups, into }: Run)
     dispatch: [workgroups, 1, 1],
     getUserCode: () => named(shader),
   }
-  const output = Array.isArray(into) ? undefined : (into as Tensor)
+  const output = 'dataId' in into ? into : undefined
   const info = (backend() as unknown as WebGPUBackend).runWebGPUProgram(
     program,
     inputs.map(flat),
-    'float32',
+    dtype,
     uniforms,
     output && flat(output),
   )

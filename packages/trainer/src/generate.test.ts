@@ -50,6 +50,20 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     decoder.dispose()
   })
 
+  test('float16 weights are refused where there are no kernels for them, and so is what is no format', async () => {
+    const decoder = make(256)
+    const tokenizer = bytesTokenizer()
+    const before = memory().numTensors
+    await expect(run({ decoder, tokenizer, weights: 'float16' })).rejects.toThrow(
+      `the backend ${backend} has no`,
+    )
+    await expect(run({ decoder, tokenizer, weights: 'f16' as never })).rejects.toThrow(
+      'float32 or float16, not f16',
+    )
+    expect(memory().numTensors).toBe(before)
+    decoder.dispose()
+  })
+
   test('greedy tokens are those that reading the whole text anew finds likeliest', async () => {
     const decoder = make(5)
     const tokenizer = charactersTokenizer('abcd')

@@ -1,5 +1,5 @@
 /** Text from a decoder: the prompt is read by blocks, then one token after the other at constant cost. */
-import type { Decoder } from '@lethe/core'
+import type { Decoder, Float16Weights } from '@lethe/core'
 import { breathe, Random } from '@lethe/core'
 import { slice, tensor1d, tensor2d, tidy } from '@tensorflow/tfjs-core'
 import { DataError, OptionError } from './errors'
@@ -21,6 +21,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly seed?: number
   /** Tokens of the prompt read at a time: default 64. */
   readonly block?: number
+  /**
+   * What tokens are decoded with: float16 is a copy with half the bytes to read for each, where the backend has kernels for it
+   * (WebGPU), and less exact. Default float32.
+   */
+  readonly weights?: 'float32' | 'float16' | undefined
   /** Ends the text early, without an error. */
   readonly signal?: AbortSignal | undefined
 }
@@ -35,10 +40,12 @@ export interface GeneratedToken {
 
 /** Yields token by token; the texts together are the generated text, without the prompt. */
 export async function* generate(options: GenerateOptions): AsyncGenerator<GeneratedToken, void, undefined> {
-  const { decoder, tokenizer, tokens = 200, seed = 0, block = 64, signal } = options
+  const { decoder, tokenizer, tokens = 200, seed = 0, block = 64, weights = 'float32', signal } = options
   checkSampling(options)
   if (!(Number.isInteger(tokens) && tokens >= 0))
     throw new OptionError(`tokens must be a whole number, not ${tokens}`, { tokens })
+  if (weights !== 'float32' && weights !== 'float16')
+    throw new OptionError(`weights must be float32 or float16, not ${weights}`, { weights })
   if (tokenizer.vocabulary !== decoder.config.vocabulary)
     throw new DataError(
       `the tokenizer has ${tokenizer.vocabulary} tokens, the decoder ${decoder.config.vocabulary}: use the one it was trained with`,
@@ -70,7 +77,9 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
   }
 
   let memory = decoder.startDecoding(reading)
+  let float16: Float16Weights | undefined
   try {
+    if (weights === 'float16') float16 = await decoder.float16Weights()
     const text = tokenizer.decoder()
     for (let count = 1; count <= tokens && !signal?.aborted; count++) {
       const token = sampleToken(logits, options, random)
@@ -78,7 +87,7 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
       yield { token, text: text.push(token) + (last ? text.end() : ''), memoryBytes: memory.bytes }
       if (last) break
       const input = tensor1d([token], 'int32')
-      const result = decoder.decode(input, memory)
+      const result = decoder.decode(input, memory, { weights: float16 })
       memory = count % compactEvery === 0 ? await decoder.compactDecoding(result.memory) : result.memory
       input.dispose()
       logits = (await result.logits.data()) as Float32Array
@@ -87,5 +96,6 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
     }
   } finally {
     memory.dispose()
+    float16?.dispose()
   }
 }

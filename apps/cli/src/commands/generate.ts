@@ -1,5 +1,5 @@
 /** lethe generate: text from a trained model, as it comes. */
-import { generate } from '@lethe/trainer'
+import { type GenerateOptions, generate } from '@lethe/trainer'
 import { startBackend } from '../backend'
 import type { CommandLine } from '../command-line'
 import { openTextModel } from '../model'
@@ -24,6 +24,7 @@ export async function generateCommand({ given, positionals }: CommandLine): Prom
     ...samplingOf(given),
     tokens: given.tokens ?? 400,
     seed: given.seed ?? 0,
+    weights: given.weights as GenerateOptions['weights'],
     signal: stop.signal,
   })
   for await (const part of stream) {

@@ -6,7 +6,7 @@
  *
  * Core asks for it by name; where there is none, or where it declines by returning no outputs ([]), the plain operations
  * compute. They are the oracle of every kernel. What a kernel must return is written below as a function of inputs and
- * attributes: an array of outputs in this order, float32, in memory of their own. A gradient is an operation like any
+ * attributes: an array of outputs in this order, float32 unless something else is said, in memory of their own. A gradient is an operation like any
  * other: its inputs are what the forward operation was given or returned, whoever computed that, so that each may be
  * registered without the other. No gradient is registered with tfjs: these kernels run inside operations that have one.
  */
@@ -97,6 +97,20 @@ export interface FusedKernels {
    */
   LetheRunningSum(inputs: { x: Tensor }, attributes: { exclusive: boolean; backwards: boolean }): [y: Tensor]
 
+  /**
+   * x [rows, columns], |x| ≤ 65504, rounded to the nearest float16, of two to the even one: int32 [rows, 2 · ⌈columns / 4⌉],
+   * two columns in each, the first in the lower bits, and 0 beyond the last.
+   */
+  LetheToFloat16(inputs: { x: Tensor }, attributes: Empty): [packed: Tensor]
+  /**
+   * y = x · W, or with transpose x · Wᵀ, added in float32. x [rows, inner], y [rows, columns]; packed: W [inner, columns],
+   * or [columns, inner], as LetheToFloat16 returns it.
+   */
+  LetheFloat16Product(
+    inputs: { x: Tensor; packed: Tensor },
+    attributes: { columns: number; transpose: boolean },
+  ): [y: Tensor]
+
   /** Numbers [parts], as many as the kernel likes, whose sum is Σ x². */
   LetheSumSquares(inputs: { x: Tensor }, attributes: Empty): [parts: Tensor]
   /**
@@ -124,6 +138,9 @@ export interface FusedKernels {
 
 type Empty = Record<string, never>
 
+/** Whether the current backend has a kernel of this name, which may still decline. */
+export const hasFused = (name: keyof FusedKernels): boolean => getKernel(name, getBackend()) !== undefined
+
 /**
  * The outputs of a fused kernel of the current backend; undefined where there is none or where it declines, and the
  * plain operations have to compute. To be called inside an operation with a gradient of its own, or outside of any.
@@ -133,7 +150,7 @@ export function fused<Name extends keyof FusedKernels>(
   inputs: Parameters<FusedKernels[Name]>[0],
   attributes: Parameters<FusedKernels[Name]>[1],
 ): ReturnType<FusedKernels[Name]> | undefined {
-  if (getKernel(name, getBackend()) === undefined) return undefined
+  if (!hasFused(name)) return undefined
   const outputs: Tensor[] = engine().runKernel(
     name,
     inputs as Record<string, Tensor>,

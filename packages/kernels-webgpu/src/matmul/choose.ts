@@ -39,7 +39,7 @@ const enough = 256
 /** Steps of the inner axis below which a part is not worth the adding. */
 const leastSteps = 4
 /** Up to so many rows, reading the right factor takes the time. */
-const fewRows = 8
+export const fewRows = 8
 
 const workgroupsOf = (variant: Tiles, product: Product) => {
   const [down, across] = gridOf(variant, product, 1) as [number, number]
@@ -53,7 +53,8 @@ function partsFor(variant: Tiles, product: Product): number {
   return Math.max(1, Math.min(wanted, Math.floor(steps / leastSteps)))
 }
 
-function rowsFor(product: Product): Rows {
+/** Few rows by as many workgroups as keep the GPU busy. */
+export function rowsFor(product: Product): Rows {
   const rows = product.rows === 1 ? 1 : 4
   const [least, most] = unitOf(product) === 4 ? [2, 16] : [4, 32]
   let units = most

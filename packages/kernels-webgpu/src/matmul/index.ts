@@ -17,7 +17,7 @@ import { rowsGridOf, rowsShader } from './rows'
 import { gridOf, perPartOf, tilesShader, uniformsOf } from './tiles'
 
 /** Computes the product in a way that is given. */
-function multiplyBy(variant: Variant, product: Product, shape: readonly number[]): Tensor {
+export function multiplyBy(variant: Variant, product: Product, shape: readonly number[]): Tensor {
   const inputs = [product.left.tensor, product.right.tensor]
   if (variant.kind === 'rows') {
     const grid = rowsGridOf(variant, product)

@@ -8,6 +8,8 @@ export interface Factor {
   readonly turned: boolean
   /** From one matrix to the next along each of the four batch axes, in values; 0 where it is broadcast. */
   readonly steps: readonly number[]
+  /** Stored as float16, two values in each int32; rows begin at multiples of four values. */
+  readonly float16?: boolean
 }
 
 /** [rows, inner] × [inner, columns] for each place of the batch. */

@@ -16,8 +16,9 @@ export interface Rows {
 
 const rowThreads = 256
 
-/** Columns of a unit: a quad where columns lie side by side and four divides them. */
-export const unitOf = (product: Product) => (!product.right.turned && product.columns % 4 === 0 ? 4 : 1)
+/** Columns of a unit: a quad where columns lie side by side and rows of them begin at multiples of four. */
+export const unitOf = ({ right, columns }: Product) =>
+  !right.turned && (right.float16 || columns % 4 === 0) ? 4 : 1
 
 /** Threads read this many values, or quads, of the inner axis at once. */
 const unrolled = 4
@@ -30,16 +31,23 @@ export const rowsGridOf = ({ rows, units }: Rows, product: Product) => [
   1,
 ]
 
+/** Four values of a right factor in float16. WGSL knows these everywhere; only arithmetic in them needs a feature. */
+const quadOfCode = `
+fn quadOf(stored: vec2<i32>) -> vec4<f32> {
+  return vec4<f32>(unpack2x16float(bitcast<u32>(stored.x)), unpack2x16float(bitcast<u32>(stored.y)));
+}`
+
 export function rowsShader(variant: Rows, product: Product): Shader {
   const { rows, units } = variant
   const { turned } = product.right
   const quads = unitOf(product) === 4
   /** The inner axis by fours: both factors have it side by side. */
   const alongInner = turned && !product.left.turned && product.inner % 4 === 0
+  const float16 = product.right.float16 ?? false
   const vectors = vectorsOf(product).filter(
     (name) =>
       (name === 'left' && alongInner) ||
-      (name === 'right' && (quads || alongInner)) ||
+      (name === 'right' && (quads || alongInner) && !float16) ||
       (name === 'result' && quads),
   )
   const lanes = rowThreads / units
@@ -48,27 +56,36 @@ export function rowsShader(variant: Rows, product: Product): Shader {
     if (alongInner) return `dot(left[(leftOrigin + (firstRow + ${r}) * inner) / 4 + k], b)`
     return `left[leftOrigin + (firstRow + ${r}) * rowStep + k * innerStep] * b`
   }
-  const rightAt = quads
-    ? 'right[rightOrigin / 4 + k * (width / 4) + unit]'
+  const place = quads
+    ? 'rightOrigin / 4 + k * unitsAcross + unit'
     : turned
       ? alongInner
-        ? 'right[(rightOrigin + unit * inner) / 4 + k]'
-        : 'right[rightOrigin + unit * inner + k]'
-      : 'right[rightOrigin + k * width + unit]'
+        ? '(rightOrigin + unit * inner) / 4 + k'
+        : 'rightOrigin + unit * inner + k'
+      : 'rightOrigin + k * width + unit'
+  const rightAt = float16 ? `quadOf(right[${place}])` : `right[${place}]`
+  const write = !quads
+    ? 'result[origin + unit] = total;'
+    : vectors.includes('result')
+      ? 'result[origin / 4 + unit] = total;'
+      : 'for (var j = 0; j < min(4, width - unit * 4); j++) { result[origin + unit * 4 + j] = total[j]; }'
   const all = Array.from({ length: rows }, (_, r) => r)
   return {
-    key: `rows/${rows}/${units}/${product.left.turned}/${turned}/${vectors.join()}`,
+    key: `rows/${rows}/${units}/${product.left.turned}/${turned}/${vectors.join()}/${float16}`,
     inputs: ['left', 'right'],
     vectors,
+    pairs: float16 ? ['right'] : [],
     uniforms: productUniforms,
     threads: rowThreads,
     code: () => `
 var<workgroup> sums: array<${sum}, ${rows * rowThreads}>;
 ${originCode}
+${float16 ? quadOfCode : ''}
 fn main(index: i32) {
   let local = i32(localIndex);
   let grid = uniforms.grid;
   let width = uniforms.sizes.y;
+  let unitsAcross = ${quads ? '(width + 3) / 4' : 'width'};
   let inner = uniforms.sizes.z;
   var rest = index / ${rowThreads};
   ${turned ? `let lane = local % ${lanes}; let place = local / ${lanes};` : `let lane = local / ${units}; let place = local % ${units};`}
@@ -101,13 +118,14 @@ fn main(index: i32) {
     }
     workgroupBarrier();
   }
-  if ((lane > 0) | (unit >= width${quads ? ' / 4' : ''}) | (batch >= grid.z)) { return; }
-  let origin = batch * uniforms.sizes.x * width;
+  if ((lane > 0) | (unit >= unitsAcross) | (batch >= grid.z)) { return; }
   ${all
-    .map((r) =>
-      `if (firstRow + ${r} < uniforms.sizes.x) {
-    result[${quads ? '(origin + (firstRow + R) * width) / 4' : 'origin + (firstRow + R) * width'} + unit] = sums[${r * rowThreads} + place * ${lanes}];
-  }`.replace('R)', `${r})`),
+    .map(
+      (r) => `if (firstRow + ${r} < uniforms.sizes.x) {
+    let origin = (batch * uniforms.sizes.x + firstRow + ${r}) * width;
+    let total = sums[${r * rowThreads} + place * ${lanes}];
+    ${write}
+  }`,
     )
     .join('\n')}
 }`,
