@@ -29,6 +29,11 @@ const methods: Record<string, ConformanceOptions['method']> = {
   'Expire-Span and Adaptive-Span over the same slots': () =>
     combine({ keeper: expire(), overlays: [adaptive()] }),
   'a fixed span whose slots expire': () => combine({ keeper: fixedSpan({ span: 10 }), overlays: [expire()] }),
+  'a compressive memory whose slots expire': () =>
+    combine({
+      keeper: compressive({ memory: 4, compressed: 3, rate: 2, compression: 'mean' }),
+      overlays: [expire()],
+    }),
   'Selective Attention under Adaptive-Span': () =>
     combine({ keeper: selective({ budget: 8 }), overlays: [adaptive()] }),
   'sinks around a combination': () =>

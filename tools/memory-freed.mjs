@@ -126,7 +126,8 @@ async function stream({ name, method, perSlot, state, condensed = 0 }, blocks, t
   // Decoding.
   const most = Math.max(...infos.map((info) => method.decode.capacity(info, undefined)))
   const perPlace = 2 * shape.width + 2 + state + (condensed > 0 ? shape.width : 0)
-  const decodeBound = 2 * 4 * (most * perPlace + condensed * (2 * shape.width + 1))
+  // Condensed slots: their keys also as they are before rotary positions turn them.
+  const decodeBound = 2 * 4 * (most * perPlace + condensed * (3 * shape.width + 2 + state))
   let arena = decoder.startDecoding(decoder.initialMemory(1))
   const decoded = { tensors: new Set(), bytes: 0, rss: [] }
   for (let index = 0; index < tokens; index++) {

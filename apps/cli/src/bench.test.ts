@@ -149,6 +149,8 @@ test('decode: all tokens, and several methods', async () => {
   )
   expect(rows.map(({ method }: Row) => method)).toEqual(['selective', 'compressive'])
   for (const { contexts } of rows) expect(contexts[1].reached).toBe('read from its first token, one by one')
+  // Compressed slots are among those of the span.
+  expect(rows[1].contexts[1].slots).toBe(16)
 })
 
 test('attention: both passes and one query, of every method', async () => {

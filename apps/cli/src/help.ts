@@ -127,7 +127,8 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       'memory: the same with what the steps hold. Peak tensors: the most that tfjs had allocated after any kernel of one\n' +
       'further step. wasm heap and GPU buffers: taken from the system, scratch included. Peak resident: the whole process.\n' +
       'decode: streams with short and long contexts, read token by token by turns; the ratio of their times. A long context\n' +
-      'begins late in the stream and reads as many tokens as its memory can depend on, unless --read-all.\n' +
+      'begins late in the stream and reads as many tokens as its memory can depend on, unless --read-all. --span counts the\n' +
+      'slots of every method: Compressive Transformer’s memory and compressed slots have half of it each, unless --compressed.\n' +
       'attention: one layer’s attention, forward, backward and for one query, by plain operations and by a backend’s kernel.\n' +
       'Ratios come with a 95 % bootstrap interval. --markdown prints tables that name their command, date and machine.',
     examples: [

@@ -2,6 +2,7 @@
 import { useBackend } from '@lethe/backends'
 import {
   type Block,
+  type DecodeMemory,
   Decoder,
   type DecoderConfig,
   type LayerInfo,
@@ -293,8 +294,8 @@ describe('a larger compressed memory at evaluation', () => {
 
 describe('streaming decode', () => {
   const options = { memory: 5, compressed: 3, rate: 3 } as const
-  const decode = async (decoder: Decoder, memory: Memory, from: number, to: number) => {
-    let arena = decoder.startDecoding(memory)
+  const goOn = async (decoder: Decoder, start: DecodeMemory, from: number, to: number) => {
+    let arena = start
     const logits: number[][] = []
     for (let step = from; step < to; step++) {
       const token = tf.tensor1d(
@@ -307,6 +308,8 @@ describe('streaming decode', () => {
     }
     return { logits, arena }
   }
+  const decode = (decoder: Decoder, memory: Memory, from: number, to: number) =>
+    goOn(decoder, decoder.startDecoding(memory), from, to)
 
   test.each(['mean', 'max', 'conv', 'dilated', 'most-used'] as const)(
     '%s: goes on as blocks of one step from a memory with reset rows, wherever they were reset',
@@ -345,6 +348,27 @@ describe('streaming decode', () => {
     }
   })
 
+  test.each([false, true])(
+    'compacted, cloned and restored it goes on alike; all forgotten: %s',
+    async (forget) => {
+      const decoder = sized(modern, { ...options, memory: 66 })
+      const { memory } = await read(decoder, decoder.initialMemory(2), 0, 70, 70)
+      const start = forget ? memory.reset([0, 1]) : memory
+      const blocks = await read(decoder, start.clone(), 0, 80, 1)
+      const compacted = await decoder.compactDecoding(decoder.startDecoding(start))
+      expect(compacted.capacity).toBe((forget ? 64 : 66 + 3) + 3)
+      const { logits, arena } = await goOn(decoder, compacted, 0, 40)
+      const copy = arena.clone()
+      const restored = await decoder.restoreDecodeMemory(await arena.serialize())
+      for (const each of [arena, copy, restored]) {
+        const rest = await goOn(decoder, each, 40, 80)
+        expect(largest([...logits, ...rest.logits], blocks.logits)).toBeLessThan(2e-5)
+        expect(await rest.arena.countSlots()).toBe(blocks.memory.slots)
+      }
+      decoder.dispose()
+    },
+  )
+
   test('its bytes and those between blocks stay under the bound of the README', async () => {
     const { layers, width, heads } = sizes
     const inner = heads * (width / heads)
@@ -355,11 +379,12 @@ describe('streaming decode', () => {
       const figures = compression === 'most-used' ? 2 : 0
       const between =
         4 * batch * layers * ((memory + rate - 1) * (width + 1 + figures) + compressed * (width + 1))
+      const rotary = compressed * inner
       const arena =
         4 *
         batch *
         layers *
-        ((memory + rate) * (2 * inner + width + 2 + figures) + compressed * (2 * inner + 1))
+        ((memory + rate + compressed) * (2 * inner + 2 + figures) + (memory + rate) * width + rotary)
       let most = 0
       let before = decoder.initialMemory(2)
       for (let from = 0; from < 80; from += 16) {

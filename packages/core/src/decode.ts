@@ -2,20 +2,19 @@
  * Streaming decode: one token per row and step, against an arena of projected keys and values. The arena is no ring:
  * any slot may die at any step, on the device, so that nothing is read back. Places are added as they are needed, up
  * to the method's capacity; from then on the slot worth least gives its place to the present step. `compact` gives
- * back the places of slots that died. Cost is O(places) per token.
+ * back the places of slots that died. Cost is O(places) per token. Condensed slots have places of their own behind the
+ * others, a ring, so that all slots are attended to where they lie.
  */
 import {
+  abs,
   add,
-  cast,
   clone,
   concat,
-  equal,
   fill,
-  greater,
-  less,
   matMul,
+  max,
   mul,
-  pad,
+  relu,
   reshape,
   slice,
   sub,
@@ -58,9 +57,9 @@ import type {
   NamedTensors,
 } from './method'
 import { projectToHeads } from './ops/matmul'
-import { takePlace } from './ops/places'
+import { slotWriter, takePlace } from './ops/places'
 import { decodeSafetensors } from './safetensors'
-import { newestSlots, pickSlots } from './slots'
+import { agesOf, joinSlots, newestSlots, pickSlots, slotsFrom } from './slots'
 
 /** Age of a place that holds no slot: older than anything. */
 const never = 2 ** 24
@@ -71,16 +70,19 @@ const placesAtOnce = 64
 /**
  * One layer's slots. Tensors: `keys`, `values` [batch, heads, headSize, places]; `age`, `valid` [batch, places];
  * `positions`, the keys of distances; `state.*` [batch, places]. Where slots are condensed also `hidden`
- * [batch, width, places] and `condensed.keys`, `condensed.values`, `condensed.valid`, oldest first.
+ * [batch, width, places but those of condensed slots], and where positions are rotary `condensed.keys`
+ * [batch, heads, headSize, condensed slots], not turned.
  */
 export interface ArenaState {
   readonly tensors: NamedTensors
   /** Places that are certainly empty in every row. */
   readonly room: number
-  /** Most places there can be. */
+  /** Most places there can be, but those of condensed slots. */
   readonly most: number
   /** Slots that can be condensed, dead ones of reset rows included. */
   readonly held: number
+  /** The last places, which are the condensed slots', and which of them the next one takes: the oldest's. */
+  readonly ring: { readonly places: number; readonly next: number }
 }
 
 /** Keys and values of everything remembered. Belongs to the weights that made it and is refused with others. */
@@ -111,7 +113,7 @@ export class DecodeMemory extends TensorValue {
       batch: this.batch,
       step: this.step,
       starts: this.starts,
-      layers: this.layers.map(({ room, most, held }) => ({ room, most, held })),
+      layers: this.layers.map(({ tensors: _, ...host }) => host),
       weights: await this.fingerprint(),
     }
   }
@@ -119,7 +121,7 @@ export class DecodeMemory extends TensorValue {
   /** Places allocated per layer, mean over layers, those of condensed slots included. */
   get capacity(): number {
     this.check('measure')
-    const places = this.layers.map(({ tensors }) => placesOf(tensors) + condensedPlaces(tensors))
+    const places = this.layers.map(({ tensors }) => placesOf(tensors))
     return places.reduce((total, count) => total + count, 0) / places.length
   }
 
@@ -133,11 +135,7 @@ export class DecodeMemory extends TensorValue {
   async countSlotsByRow(): Promise<number[]> {
     this.check('measure')
     const counts = tidy(() => {
-      const ofLayers = this.layers.map(({ tensors }) => {
-        const condensed = tensors['condensed.valid']
-        const count = sum(tensors.valid!, 1)
-        return condensed ? add(count, sum(condensed, 1)) : count
-      })
+      const ofLayers = this.layers.map(({ tensors }) => sum(tensors.valid!, 1))
       return mul(
         ofLayers.reduce((total, count) => add(total, count)),
         1 / this.layers.length,
@@ -218,7 +216,6 @@ export interface DecodeLayer {
 }
 
 const placesOf = (tensors: NamedTensors) => tensors.age!.shape[1]!
-const condensedPlaces = (tensors: NamedTensors) => tensors['condensed.valid']?.shape[1] ?? 0
 
 const normalise = ({ config, weights }: DecodeLayer, hidden: Tensor3D) =>
   config.normPosition === 'pre' && hidden.size > 0
@@ -259,43 +256,52 @@ export function enterArena(
   starts: readonly number[],
 ): ArenaState {
   const { config, info, method, weights, plan } = layer
-  const { condensed } = method.decode
+  const { condensed, describe } = method.decode
   const most = method.decode.capacity(info, plan)
   const entered = method.decode.enter?.(info, memory, { step, starts, plan }) ?? newestSlots(memory)
   const kept = Math.min(most, entered.hidden.shape[1])
-  const [batch, count] = entered.age.shape
-  const newest = <T extends Tensor>(x: T): T =>
-    slice(x, [0, count - kept, ...x.shape.slice(2).map(() => 0)], [batch, kept, ...x.shape.slice(2)]) as T
-  const raw = newest(entered.hidden)
-  const age = newest(entered.age)
-  const attended = normalise(layer, raw)
-  let keys = projectSlots(layer, 'attention.key', attended)
-  if (config.positions === 'rotary' && kept > 0) {
-    // Turned to their absolute step in two parts: by age on the device, by the stream's step in float64.
-    keys = rotate(
-      rotate(keys, rotaryAnglesOfAges(age, info.headSize)),
-      rotaryAngles([step - 1], info.headSize),
-    )
-  }
-  const context = { layer: info, parameters: weights.method, memory, step: step - 1, starts }
-  const state = method.decode.describe?.(attended, context) ?? {}
-  const positions = positionTable(layer, most)
+  const batch = starts.length
+  const newest = <T extends Tensor>(x: T): T => slotsFrom(x, x.shape[1]! - kept, kept)
+  const hidden = newest(entered.hidden)
+  // The memory's own slots: sinks stand beside their copies among them.
+  const held = Math.min(kept, memory.tensors.hidden!.shape[1]!)
+  const older = condensed?.enter(info, memory)
+  const ring = { places: older?.hidden.shape[1] ?? 0, next: 0 }
+  const join = (recent: Tensor, condensed: Tensor | undefined) =>
+    condensed ? joinSlots(recent, condensed) : recent
+
+  const attended = normalise(layer, join(hidden, older?.hidden) as Tensor3D)
+  const age = join(newest(entered.age), older && agesOf(batch, ring.places, held)) as Tensor2D
+  const context = { layer: info, parameters: weights.method, step: step - 1, starts }
+  const own = describe?.(slotsFrom(attended, 0, kept), { ...context, memory }) ?? {}
+  const ofCondensed =
+    older && describe?.(slotsFrom(attended, kept, ring.places), { ...context, condensed: true })
+  const keys = projectSlots(layer, 'attention.key', attended)
+  const rotary = config.positions === 'rotary' && keys.size > 0
+  // Turned to their absolute step in two parts: by age on the device, by the stream's step in float64.
+  const turn = (keys: Tensor) =>
+    rotate(rotate(keys, rotaryAnglesOfAges(age, info.headSize)), rotaryAngles([step - 1], info.headSize))
   const arena: Record<string, Tensor> = {
-    keys,
+    keys: rotary ? turn(keys) : keys,
     values: projectSlots(layer, 'attention.value', attended),
     age,
-    valid: newest(entered.valid),
-    ...Object.fromEntries(Object.entries(state).map(([name, value]) => [`state.${name}`, newest(value)])),
+    valid: join(newest(entered.valid), older?.valid),
+    ...Object.fromEntries(
+      Object.entries(own).map(([name, value]) => [
+        `state.${name}`,
+        joinSlots(newest(value), ofCondensed?.[name] ?? zeros([batch, ring.places])),
+      ]),
+    ),
+    ...(condensed && { hidden: featureMajor(hidden) }),
   }
-  if (condensed) arena.hidden = featureMajor(raw)
   const room = Math.min(most, roundUp(kept + 1)) - kept
+  const positions = positionTable(layer, most)
   const tensors: NamedTensors = {
-    ...widen(arena, room),
+    ...widen(arena, kept, room),
     ...(positions && { positions }),
-    ...(condensed && enterCondensed(layer, condensed, memory)),
+    ...(condensed && rotary && { 'condensed.keys': placesFrom(keys, kept, ring.places) }),
   }
-  // The memory's own slots: sinks stand beside their copies among them.
-  return { tensors, room, most, held: Math.min(kept, memory.tensors.hidden!.shape[1]!) }
+  return { tensors, room, most, held, ring }
 }
 
 const roundUp = (places: number) => Math.ceil(places / placesAtOnce) * placesAtOnce
@@ -309,38 +315,37 @@ const featureMajor = (hidden: Tensor3D): Tensor =>
 /** The tensors that have a place per slot, on the last axis. */
 const perPlace = (name: string) => name !== 'positions' && !name.startsWith('condensed.')
 
-/** Adds empty places behind the others; tensors without places are handed on. */
-function widen(tensors: NamedTensors, places: number): NamedTensors {
+/** `count` places of x [..., places] from `start` on. */
+function placesFrom(x: Tensor, start: number, count: number): Tensor {
+  const before = x.shape.slice(0, -1)
+  if (count === x.shape.at(-1)) return x
+  return slice(x, [...before.map(() => 0), start], [...before, count])
+}
+
+/** x [..., places] with y behind it, where either may be empty. */
+function joinPlaces(...parts: readonly Tensor[]): Tensor {
+  const full = parts.filter(({ size }) => size > 0)
+  return full.length > 1 ? concat(full, full[0]!.rank - 1) : clone(full[0] ?? parts[0]!)
+}
+
+/** Puts empty places before place `at`; tensors without places are handed on. */
+function widen(tensors: NamedTensors, at: number, places: number): NamedTensors {
   return Object.fromEntries(
     Object.entries(tensors).map(([name, value]) => {
       if (!perPlace(name)) return [name, value]
-      if (places === 0) return [name, clone(value)]
-      const empty = name === 'age' ? never : 0
-      if (value.size === 0) return [name, fill([...value.shape.slice(0, -1), places], empty)]
-      return [
-        name,
-        pad(value, [...value.shape.slice(1).map(() => [0, 0] as [number, number]), [0, places]], empty),
-      ]
+      const empty = fill([...value.shape.slice(0, -1), places], name === 'age' ? never : 0)
+      const behind = value.shape.at(-1)! - at
+      return [name, joinPlaces(placesFrom(value, 0, at), empty, placesFrom(value, at, behind))]
     }),
   )
 }
 
-/** What is condensed already. */
-function enterCondensed(layer: DecodeLayer, condensed: CondensedRules, memory: LayerMemory): NamedTensors {
-  const { hidden, valid } = condensed.enter(layer.info, memory)
-  const attended = normalise(layer, hidden)
-  return {
-    'condensed.keys': projectSlots(layer, 'attention.key', attended),
-    'condensed.values': projectSlots(layer, 'attention.value', attended),
-    'condensed.valid': clone(valid),
-  }
-}
-
-/** Moves the slots alive together and gives back whole steps of places. */
+/** Moves the slots alive together and gives back whole steps of places; condensed slots stay behind them. */
 async function compactArena(state: ArenaState): Promise<ArenaState> {
-  const { tensors, most } = state
-  const places = placesOf(tensors)
-  const counts = tidy(() => sum(tensors.valid!, 1))
+  const { tensors, most, ring } = state
+  const places = placesOf(tensors) - ring.places
+  const count = () => sum(slotsFrom(tensors.valid!, 0, places), 1)
+  const counts = tidy(count)
   const alive = Math.max(...(await counts.data()))
   counts.dispose()
   const wanted = Math.min(most, roundUp(alive + 1))
@@ -351,11 +356,16 @@ async function compactArena(state: ArenaState): Promise<ArenaState> {
       Float32Array.from({ length: places }, (_, place) => -place),
       [1, places],
     )
-    const { indices } = topk(add(mul(tensors.valid!, 2 * places), order), wanted)
+    const inUse = slotsFrom(tensors.valid!, 0, places)
+    const { indices } = topk(add(mul(inUse, 2 * places), order), wanted)
     return Object.fromEntries(
       Object.entries(tensors)
         .filter(([name]) => perPlace(name))
-        .map(([name, value]) => [name, pickPlaces(value, indices as Tensor2D)]),
+        .map(([name, value]) => {
+          const behind = placesFrom(value, places, value.shape.at(-1)! - places)
+          const picked = pickPlaces(placesFrom(value, 0, places), indices as Tensor2D)
+          return [name, joinPlaces(picked, behind)]
+        }),
     )
   })
   for (const name of Object.keys(moved)) tensors[name]!.dispose()
@@ -384,13 +394,11 @@ function positionRange(layer: DecodeLayer, most: number) {
   const oldest = oldestAge(layer, most)
   // Slots exempt of `farthest` have positions as far as the method reaches.
   const own = Math.min(decode.farthest ? reach(layer.info) : oldest, keys.farthest)
-  // Condensed slots are contiguous, which asks for the clamped rows one by one.
-  const high = decode.condensed && keys.beyond === 'clamp' ? Math.max(own, oldest) : own
-  if (!Number.isFinite(high))
+  if (!Number.isFinite(own))
     throw new MemoryError(
       `${layer.method.name} keeps slots of any age, so sinusoidal positions need a farthest one: set farthestPosition`,
     )
-  return { keys, low: keys.nearest, high }
+  return { keys, low: keys.nearest, high: own }
 }
 
 /** The stored table in place of the weights. */
@@ -411,18 +419,18 @@ function storedKeys(layer: DecodeLayer, table: Tensor, most: number): DistanceKe
   }
 }
 
-/** Reads one token in one layer: input [batch, 1, width] → output and the next state. */
+/** Reads one token in one layer: input [batch, 1, width] → output and the next state. Consumes `before`. */
 export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, before: ArenaState) {
   const { config, info, method, weights, plan } = layer
   const { condensed } = method.decode
-  const growth = before.room === 0 ? Math.min(placesAtOnce, before.most - placesOf(before.tensors)) : 0
-  const arena = (growth > 0 ? widen(before.tensors, growth) : before.tensors) as Record<string, Tensor>
+  const recent = placesOf(before.tensors) - before.ring.places
+  const growth = before.room === 0 ? Math.min(placesAtOnce, before.most - recent) : 0
+  const arena = (growth > 0 ? widen(before.tensors, recent, growth) : before.tensors) as Record<
+    string,
+    Tensor
+  >
   const { keys, values, age, valid, hidden, positions } = arena
-  const stored = Object.fromEntries(
-    Object.entries(arena)
-      .filter(([name]) => name.startsWith('state.'))
-      .map(([name, value]) => [name.slice('state.'.length), value]),
-  )
+  const stored = stateOf(arena)
   const [batch, places] = age!.shape as [number, number]
   const slots = (parts: Pick<DecodeSlots, 'age' | 'valid' | 'state'>): DecodeSlots => ({
     layer: info,
@@ -441,7 +449,7 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   const old = judged && slots({ age: add(age!, 1) as Tensor2D, valid: valid as Tensor2D, state: stored })
   const living = (old && method.decode.alive ? mul(valid!, method.decode.alive(old)) : valid!) as Tensor2D
   const worths = old && method.decode.worth?.({ ...old, valid: living })
-  const taken = takePlace(age as Tensor2D, living, worths, never)
+  const taken = takePlace(age as Tensor2D, living, worths, never, places - before.ring.places)
 
   const context = { layer: info, parameters: weights.method, step: pass.step, starts: pass.starts }
   const described = method.decode.describe?.(attended, context) ?? {}
@@ -457,7 +465,6 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   })
   const nextKeys = taken.write(keys!, turn(project('attention.key')))
   const nextValues = taken.write(values!, project('attention.value'))
-  const held = before.held + 1
 
   const recall = method.decode.recall?.(now, attended) ?? {}
   const table = positions && storedKeys(layer, positions, before.most)
@@ -465,27 +472,25 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     slots: places,
     distance: { kind: 'scattered', age: now.age },
     nearest: info.attendSelf ? 0 : 1,
-    farthest: condensed && recall.exempt ? Number.POSITIVE_INFINITY : oldestAge(layer, before.most),
+    farthest: oldestAge(layer, before.most),
     valid: now.valid,
     ...(recall.exempt && { exempt: recall.exempt }),
   }
   const queries = project('attention.query')
-  const beside = condensed && condensedGroup(layer, condensed, arena, held, pass.step)
   const {
     context: attention,
     mass,
     selection,
   } = attend({
     queries: turn(queries),
-    keys: beside ? concat([nextKeys, beside.keys], 3) : nextKeys,
-    values: beside ? concat([nextValues, beside.values], 3) : nextValues,
-    groups: [group, ...(beside ? [beside.group] : [])].map((each) => placed(each, table)),
+    keys: nextKeys,
+    values: nextValues,
+    groups: [placed(group, table)],
     terms: recall.terms ?? [],
     wants: recall.wants ?? {},
     ...attentionConstants(config, info, weights, queries),
   })
-  const own = mass && (slice(mass, [0, 0], [batch, places]) as Tensor2D)
-  const state = method.decode.settle?.(now, { ...(own && { mass: own }), ...(selection && { selection }) })
+  const state = method.decode.settle?.(now, { ...(mass && { mass }), ...(selection && { selection }) })
   const next: Record<string, Tensor> = {
     ...arena,
     keys: nextKeys,
@@ -493,19 +498,32 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     age: now.age,
     valid: now.valid,
     ...Object.fromEntries(
-      Object.entries(state ?? now.state).map(([name, value]) => [`state.${name}`, value]),
+      Object.entries({ ...now.state, ...state }).map(([name, value]) => [`state.${name}`, value]),
     ),
   }
   if (condensed) next.hidden = taken.write(hidden!, reshape(input, [batch, info.width, 1]))
-  const after: ArenaState = { ...before, tensors: next, room: Math.max(0, before.room + growth - 1), held }
+  const after: ArenaState = {
+    ...before,
+    tensors: next,
+    room: Math.max(0, before.room + growth - 1),
+    held: before.held + 1,
+  }
   return {
     output: finishLayer(pass, weights.own, input, attention),
     state:
-      condensed && held >= condensed.above + condensed.rate
-        ? condense(layer, condensed, after, recall.exempt)
+      condensed && after.held >= condensed.above + condensed.rate
+        ? condense(layer, condensed, after, pass, recall.exempt)
         : after,
   }
 }
+
+/** The method's own values per slot. */
+const stateOf = (tensors: NamedTensors): Record<string, Tensor> =>
+  Object.fromEntries(
+    Object.entries(tensors)
+      .filter(([name]) => name.startsWith('state.'))
+      .map(([name, value]) => [name.slice('state.'.length), value]),
+  )
 
 /** A group with the keys of its distances from the present step. */
 function placed(group: AttentionGroup, keys: DistanceKeys | undefined): AttentionGroup {
@@ -513,80 +531,83 @@ function placed(group: AttentionGroup, keys: DistanceKeys | undefined): Attentio
   return positions ? { ...group, positions } : group
 }
 
-/** The condensed slots: the newest follows the oldest of the arena. */
-function condensedGroup(
-  layer: DecodeLayer,
-  { capacity }: CondensedRules,
-  arena: NamedTensors,
-  held: number,
-  step: number,
-) {
-  const first = held + capacity - 1
-  const keys = arena['condensed.keys']!
-  const group: AttentionGroup = {
-    slots: capacity,
-    distance: { kind: 'contiguous', first },
-    nearest: 0,
-    farthest: Number.POSITIVE_INFINITY,
-    valid: arena['condensed.valid'] as Tensor2D,
-  }
-  // Their distances jump when slots are condensed, so they are turned anew at each step.
-  const steps = Array.from({ length: capacity }, (_, slot) => step - first + slot)
-  const turned =
-    layer.config.positions === 'rotary' ? rotate(keys, rotaryAngles(steps, layer.info.headSize)) : keys
-  return { group, keys: turned, values: arena['condensed.values']! }
-}
-
-/** The oldest slots of the arena leave it and become one. */
+/**
+ * The oldest slots leave their places and become one, which takes that of the oldest condensed slot; the others move on
+ * by one distance, where the slots that left were as many as `rate`. Consumes the arena.
+ */
 function condense(
   layer: DecodeLayer,
   { rate, condense }: CondensedRules,
   arena: ArenaState,
+  { step, starts }: Pick<Pass, 'step' | 'starts'>,
   exempt: Tensor | undefined,
 ): ArenaState {
-  const { tensors, held } = arena
+  const { config, info, method, weights } = layer
+  const { tensors, ring } = arena
   const [batch, places] = tensors.age!.shape as [number, number]
-  // One-hot rows that pick the oldest, oldest first: [batch, rate, places].
+  const recent = places - ring.places
+  const ofRecent = (x: Tensor) => reshape(slotsFrom(x, 0, recent), [batch, 1, recent])
+  // One-hot rows that pick the oldest, oldest first: [batch, rate, recent]. Ages are whole numbers.
   const ages = tensor(
-    Float32Array.from({ length: rate }, (_, rank) => held - 1 - rank),
+    Float32Array.from({ length: rate }, (_, rank) => arena.held - 1 - rank),
     [1, rate, 1],
   )
-  const inUse = reshape(tensors.valid!, [batch, 1, places])
-  const pick = mul(cast(equal(reshape(tensors.age!, [batch, 1, places]), ages), 'float32'), inUse)
-  const hidden = matMul(pick, tensors.hidden!, false, true) as Tensor3D
-  const perSlot = (x: Tensor) => sum(mul(pick, reshape(x, [batch, 1, places])), 2) // [batch, rate]
-  const state = Object.fromEntries(
-    Object.entries(tensors)
-      .filter(([name]) => name.startsWith('state.'))
-      .map(([name, value]) => [name.slice('state.'.length), perSlot(value)]),
+  const pick = mul(relu(sub(1, abs(sub(ofRecent(tensors.age!), ages)))), ofRecent(tensors.valid!))
+  const leaving = sum(pick, 1) // [batch, recent]
+  const stored = stateOf(tensors)
+  const hidden = condense(matMul(pick, tensors.hidden!, false, true) as Tensor3D, {
+    layer: info,
+    parameters: weights.method,
+    state: Object.fromEntries(
+      Object.entries(stored).map(([name, value]) => [name, sum(mul(pick, ofRecent(value)), 2)]),
+    ),
+  })
+
+  const held = arena.held - rate
+  const write = slotWriter(fill([batch], recent + ring.next, 'int32'))
+  const attended = normalise(layer, hidden)
+  const described =
+    method.decode.describe?.(attended, {
+      ...{ layer: info, parameters: weights.method, step, starts },
+      condensed: true,
+    }) ?? {}
+  const freed = exempt ? mul(leaving, sub(1, slotsFrom(exempt, 0, recent))) : leaving
+  const moved = tensor(
+    Float32Array.from({ length: places }, (_, place) => (place < recent ? 0 : 1 - rate)),
+    [1, places],
   )
-  const attended = normalise(
-    layer,
-    condense(hidden, { layer: layer.info, parameters: layer.weights.method, state }),
-  )
-  const shift = (old: Tensor, now: Tensor) => {
-    if (old.shape.at(-1) === 1) return now
-    const begin = old.shape.map((_, axis) => (axis === old.rank - 1 ? 1 : 0))
-    return concat([slice(old, begin), now], old.rank - 1)
+  const key = projectSlots(layer, 'attention.key', attended)
+  const keys = () => {
+    if (config.positions !== 'rotary') return { keys: write(tensors.keys!, key) }
+    // Distances have jumped, so all of them are turned anew: to their place in the stream had it no jumps.
+    const own = slotWriter(fill([batch], ring.next, 'int32'))(tensors['condensed.keys']!, key)
+    const steps = Array.from(
+      { length: ring.places },
+      (_, place) => step - held - ((ring.next - place + ring.places) % ring.places),
+    )
+    const turned = rotate(own, rotaryAngles(steps, info.headSize))
+    return { keys: joinPlaces(placesFrom(tensors.keys!, 0, recent), turned), 'condensed.keys': own }
   }
-  const young = cast(less(tensors.age!, held - rate), 'float32')
-  const staying = exempt ? add(mul(young, sub(1, exempt)), exempt) : young
-  const valid = sum(pick, [1, 2]) // [batch]
   return {
     ...arena,
-    held: held - rate,
-    room: exempt ? arena.room : arena.room + rate,
+    held,
+    // All that is alive is younger than `held`, sinks apart.
+    room: exempt ? arena.room : Math.max(arena.room, recent - held),
+    ring: { ...ring, next: (ring.next + 1) % ring.places },
     tensors: {
       ...tensors,
-      valid: mul(tensors.valid!, staying),
-      'condensed.keys': shift(tensors['condensed.keys']!, projectSlots(layer, 'attention.key', attended)),
-      'condensed.values': shift(
-        tensors['condensed.values']!,
-        projectSlots(layer, 'attention.value', attended),
+      ...keys(),
+      values: write(tensors.values!, projectSlots(layer, 'attention.value', attended)),
+      age: write(add(tensors.age!, moved), fill([batch, 1], held)),
+      valid: write(
+        sub(tensors.valid!, joinPlaces(freed, zeros([batch, ring.places]))),
+        max(leaving, 1, true),
       ),
-      'condensed.valid': shift(
-        tensors['condensed.valid']!,
-        reshape(cast(greater(valid, 0), 'float32'), [batch, 1]),
+      ...Object.fromEntries(
+        Object.entries(stored).map(([name, value]) => [
+          `state.${name}`,
+          write(value, described[name] ?? zeros([batch, 1])),
+        ]),
       ),
     },
   }

@@ -245,10 +245,10 @@ export interface ForgettingMethod {
   readonly decode: DecodeRules
 }
 
-/** The slots of one layer in the streaming decoder: any slot may die at any step. */
+/** The slots of one layer in the streaming decoder: any slot may die at any step. Condensed slots are the last ones. */
 export interface DecodeSlots {
   readonly layer: LayerInfo
-  /** Distance of each slot from the present step (0 for the step itself) [batch, capacity]. */
+  /** Distance of each slot from the present step (0 for the step itself) [batch, capacity]; condensed ones count slots. */
   readonly age: Tensor2D
   /** [batch, capacity]: 1 where a slot is in use. */
   readonly valid: Tensor2D
@@ -268,6 +268,8 @@ export interface DescribeContext {
   readonly starts: readonly number[]
   /** Given when a block memory moves in: the slots are those of `enter`. */
   readonly memory?: LayerMemory
+  /** The slots are condensed ones. */
+  readonly condensed?: true
 }
 
 /** All of it runs on the device: no count is read back to decide which slot dies. */
@@ -287,7 +289,7 @@ export interface DecodeRules {
    *  reads them: each [batch, slots]. */
   describe?(hidden: Tensor3D, context: DescribeContext): NamedTensors
   /** [batch, capacity]: what each slot is worth; where no place is empty, the one worth least gives its place to the
-   *  present step. Default: the youngest are worth most. */
+   *  present step, condensed ones apart. Default: the youngest are worth most. */
   worth?(slots: DecodeSlots): Tensor2D
   /** [batch, capacity]: 1 for slots that may still be attended to at the present step or later. Others leave their
    *  places. Default: all. */
@@ -305,19 +307,19 @@ export interface DecodeRules {
   }
   /** New values per slot from what attention left behind (Selective: F). */
   settle?(slots: DecodeSlots, outcome: Pick<Outcome, 'mass' | 'selection'>): NamedTensors
-  /** Older slots that stand for several steps each (Compressive Transformer), beside the arena. */
+  /** Older slots that stand for several steps each (Compressive Transformer). */
   readonly condensed?: CondensedRules
 }
 
 /**
- * A second, ordered store of slots: whenever the arena holds `above + rate` slots, its oldest `rate` leave it and
- * become one of these. Positional distance counts slots: the newest of these follows the oldest of the arena.
+ * Condensed slots, in places of their own: whenever there are `above + rate` other slots, the oldest `rate` of them become
+ * one of these. Positional distance counts slots: the newest of these follows the oldest of the others.
  */
 export interface CondensedRules {
-  /** Slots of the second store. */
+  /** Condensed slots that are kept: the newest. */
   readonly capacity: number
   readonly rate: number
-  /** Slots that stay in the arena. */
+  /** Other slots that stay. */
   readonly above: number
   /** The condensed slots of a block memory: hidden states [batch, capacity, width], validity [batch, capacity]. */
   enter(layer: LayerInfo, memory: LayerMemory): { readonly hidden: Tensor3D; readonly valid: Tensor2D }

@@ -297,8 +297,9 @@ function decodeWithSinks(method: ForgettingMethod, count: number): DecodeRules {
       }
     },
     describe: (hidden, context) => {
-      const { memory, step, starts } = context
+      const { memory, step, starts, condensed } = context
       const [batch, slots] = hidden.shape
+      if (condensed) return { ...inner.describe?.(hidden, context), sink: zeros([batch, slots]) }
       if (!memory) {
         const isSink = starts.map((start) => (step - start < count ? 1 : 0))
         return { ...inner.describe?.(hidden, context), sink: tensor2d(isSink, [batch, 1]) }

@@ -3,7 +3,7 @@ import { floatBytes } from './simd'
 
 /**
  * For the rows [from, to) of [rows, count]: all slots become one step older, and the new one, of age 0, takes the place
- * that is worth least; without worths (0), that of the oldest. An empty place is worth `empty` less.
+ * that is worth least of the first `among`; without worths (0), that of the oldest. An empty place is worth `empty` less.
  * @param places the places taken, int32 [rows]
  */
 export function takePlaces(
@@ -14,6 +14,7 @@ export function takePlaces(
   newValid: usize,
   places: usize,
   count: i32,
+  among: i32,
   empty: f32,
   from: i32,
   to: i32,
@@ -29,7 +30,7 @@ export function takePlaces(
       const worth = (worths ? load<f32>(worths + at) : -age) - (1 - inUse) * empty
       store<f32>(newAges + at, age)
       store<f32>(newValid + at, inUse)
-      if (worth < least) {
+      if (worth < least && place < among) {
         least = worth
         taken = place
       }

@@ -185,9 +185,9 @@ export interface Kernels {
     to: number,
   ): void
   /**
-   * For the rows [from, to) of [rows, count]: newAges = ages + 1, newValid = valid, and the place that is worth least, its
-   * number in places int32 [rows], gets age 0 and is valid. An empty place (valid 0) is worth `empty` less. Without worths
-   * (0) the oldest is worth least.
+   * For the rows [from, to) of [rows, count]: newAges = ages + 1, newValid = valid, and the place that is worth least of
+   * the first `among`, its number in places int32 [rows], gets age 0 and is valid. An empty place (valid 0) is worth
+   * `empty` less. Without worths (0) the oldest is worth least.
    */
   takePlaces(
     ages: number,
@@ -197,6 +197,7 @@ export interface Kernels {
     newValid: number,
     places: number,
     count: number,
+    among: number,
     empty: number,
     from: number,
     to: number,

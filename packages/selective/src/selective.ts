@@ -102,6 +102,8 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
   const sizeOf = (layer: LayerInfo) => Math.min(span, budgetOf(layer))
   const budgets = list ?? [(budget as number | undefined) ?? Number.POSITIVE_INFINITY]
   const windowed = Number.isFinite(span)
+  /** Whether slots within the span are forgotten, so that votes decide which. */
+  const prunes = budgets.some((slots) => slots < span)
 
   /** Votes that count against the memory needed, as a part of one slot. */
   const forgotten = (votes: Tensor) => mul(minimum(votes, tau), 1 / tau)
@@ -126,7 +128,7 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
       ...(budget !== undefined && { budget: list ?? budget }),
       ...{ head, memoryLoss, tau },
     },
-    decides: budgets.every((slots) => slots >= span) ? 'step' : 'block',
+    decides: prunes ? 'block' : 'step',
     parameters: (layer) => {
       budgetOf(layer) // refuses what does not fit, before any tensor is made
       return {}
@@ -196,14 +198,17 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
                 [starts.length, 1],
               ),
             },
-      ...(windowed && { alive: ({ age }) => cast(lessEqual(age, span), 'float32') as Tensor2D }),
-      worth: ({ state, valid, age }) => {
-        // Of those that may be forgotten the ones with most votes, of these the oldest; all others are worth more.
-        const votable = mul(valid, sub(1, state.bos!))
-        const votes = sub(mul(state.F!, votable), sub(1, votable))
-        const worst = cast(equal(votes, max(votes, 1, true)), 'float32')
-        return neg(mul(worst, add(age, 1))) as Tensor2D
-      },
+      // Without a budget it is the oldest slot that leaves, which is what core does by itself.
+      ...(prunes && {
+        ...(windowed && { alive: ({ age }) => cast(lessEqual(age, span), 'float32') as Tensor2D }),
+        worth: ({ state, valid, age }) => {
+          // Of those that may be forgotten the ones with most votes, of these the oldest; all others are worth more.
+          const votable = mul(valid, sub(1, state.bos!))
+          const votes = sub(mul(state.F!, votable), sub(1, votable))
+          const worst = cast(equal(votes, max(votes, 1, true)), 'float32')
+          return neg(mul(worst, add(age, 1))) as Tensor2D
+        },
+      }),
       recall: ({ state }) => ({
         terms: [{ kind: 'selection', head, carried: state.F as Tensor2D, exempt: state.bos as Tensor2D }],
         wants: { selection: true },

@@ -107,7 +107,7 @@ const calls = (): Record<string, Call> => ({
   ],
   LetheTakePlace: [
     { ages: ramp(2, 5), valid: tf.ones([2, 5]), worths: ramp(2, 5) },
-    { empty: 2 ** 25 },
+    { empty: 2 ** 25, among: 5 },
     [[2, 5], [2, 5], [2]],
     ['float32', 'float32', 'int32'],
   ],

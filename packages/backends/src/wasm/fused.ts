@@ -173,11 +173,11 @@ export const fusedKernels: Readonly<Record<string, KernelFunc>> = {
   }),
 
   LetheTakePlace: kernel<'ages' | 'valid' | 'worths'>(
-    ({ kernels, inputs: { ages, valid, worths }, attributes: { empty }, at, make, makeWhole }) => {
+    ({ kernels, inputs: { ages, valid, worths }, attributes: { empty, among }, at, make, makeWhole }) => {
       const [batch, count] = ages.shape as [number, number]
       const [newAges, newValid, place] = [make(ages.shape), make(ages.shape), makeWhole([batch])]
       const outputs = [at(newAges), at(newValid), at(place)] as const
-      kernels.takePlaces(at(ages), at(valid), at(worths), ...outputs, count, empty!, 0, batch)
+      kernels.takePlaces(at(ages), at(valid), at(worths), ...outputs, count, among!, empty!, 0, batch)
       return [newAges, newValid, place]
     },
   ),

@@ -78,12 +78,12 @@ export interface FusedKernels {
 
   /**
    * One place of each row is taken by a new slot: newAges = ages + 1 and newValid = valid [batch, places], but 0 and 1 at
-   * the place worth least, whose number is place, int32 [batch]; the first of several. An empty place (valid 0) is worth
-   * `empty` less than it says. Default of worths: -newAges.
+   * the place worth least among the first `among`, whose number is place, int32 [batch]; the first of several. An empty
+   * place (valid 0) is worth `empty` less than it says. Default of worths: -newAges.
    */
   LetheTakePlace(
     inputs: { ages: Tensor; valid: Tensor; worths?: Tensor },
-    attributes: { empty: number },
+    attributes: { empty: number; among: number },
   ): [newAges: Tensor, newValid: Tensor, place: Tensor]
   /**
    * y = x [batch, ..., places] with column [batch, ..., 1] at place, int32 [batch]. Consumes x: y may be the same memory, as

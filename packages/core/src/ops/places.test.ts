@@ -11,14 +11,15 @@ interface Rows {
   readonly ages: number[][]
   readonly valid: number[][]
   readonly worths?: number[][]
+  readonly among?: number
 }
 
 /** The rule in plain words. */
-function taken({ ages, valid, worths }: Rows) {
+function taken({ ages, valid, worths, among }: Rows) {
   return ages.map((row, b) => {
     const older = row.map((age) => Math.fround(age + 1))
     const worth = older.map((age, i) => (worths ? worths[b]![i]! : -age) - (1 - valid[b]![i]!) * 2 * never)
-    const place = worth.indexOf(Math.min(...worth))
+    const place = worth.indexOf(Math.min(...worth.slice(0, among)))
     return {
       place,
       ages: older.map((age, i) => (i === place ? 0 : age)),
@@ -45,6 +46,17 @@ const cases: Record<string, Rows> = {
   },
   'by worth': { ages: [[4, 9, 2]], valid: [[1, 1, 1]], worths: [[1, 2, 0.5]] },
   'by worth, empty ones first': { ages: [[4, 9, 2]], valid: [[1, 0, 1]], worths: [[-100, 200, 0.5]] },
+  'the last places are not for it, empty or worth less': {
+    ages: [
+      [4, 9, 2, 10],
+      [4, 9, 2, never],
+    ],
+    valid: [
+      [1, 1, 1, 1],
+      [1, 1, 1, 0],
+    ],
+    among: 3,
+  },
   'many rows': {
     ages: drawn(5, 131, () => random.integer(1000)),
     valid: drawn(5, 131, () => random.integer(2)),
@@ -65,8 +77,8 @@ describe.each([
     if (backend === 'wasm') env().set('LETHE_WASM_KERNELS', true)
   })
 
-  const take = ({ ages, valid, worths }: Rows) =>
-    takePlace(tensor2d(ages), tensor2d(valid), worths && tensor2d(worths), never)
+  const take = ({ ages, valid, worths, among }: Rows) =>
+    takePlace(tensor2d(ages), tensor2d(valid), worths && tensor2d(worths), never, among)
 
   test.each(Object.entries(cases))('%s', (_, rows) => {
     const before = memory().numTensors
@@ -89,14 +101,19 @@ describe.each([
       [2, 2, 3, 3],
       [2, 2, 3, 1],
     ],
+    [
+      [2, 5, 3],
+      [2, 5, 1],
+    ],
   ])('a slot is written into its place alone, of x %j', (shape, columnShape) => {
     tidy(() => {
       const place = take({
         ages: [
-          [1, 7, 2],
-          [5, 1, 2],
+          [1, 7, 2, 8, 9],
+          [5, 1, 2, 8, 9],
         ],
-        valid: drawn(2, 3, () => 1),
+        valid: drawn(2, 5, () => 1),
+        among: 3,
       })
       const size = shape.reduce((a, b) => a * b)
       const x = tensor(
@@ -115,6 +132,14 @@ describe.each([
     })
   })
 
+  test('what is written into is used up', () => {
+    tidy(() => {
+      const x = tensor2d([[1, 2, 3]])
+      take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] }).write(x, tensor2d([[9]]))
+      expect(x.isDisposed).toBe(true)
+    })
+  })
+
   test('who holds a clone keeps what it had', () => {
     tidy(() => {
       const place = take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] })
@@ -130,7 +155,6 @@ describe.each([
     const x = tensor2d([[1, 2, 3]])
     const before = memory().numDataBuffers
     const written = tidy(() => take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] }).write(x, tensor2d([[9]])))
-    x.dispose()
     expect(memory().numDataBuffers).toBe(before)
     expect((written.arraySync() as number[][])[0]).toEqual([1, 9, 3])
     if (backend === 'wasm' && kernels) expect(written.dataId).toBe(x.dataId)

@@ -12,6 +12,7 @@ import {
   type Tensor1D,
   type Tensor2D,
 } from '@tensorflow/tfjs-core'
+import { slotsFrom } from '../slots'
 import { fused } from './fused'
 import { indicator } from './indicator'
 
@@ -22,12 +23,15 @@ export interface TakenPlace {
   readonly valid: Tensor2D
   /** The place, int32 [batch]. */
   readonly place: Tensor1D
-  /**
-   * Writes the new slot: x [batch, ..., places] with column [batch, ..., 1] in the place that was taken. Consumes x: it
-   * may be written into where it lies, unless a clone of it is held elsewhere.
-   */
-  write(x: Tensor, column: Tensor): Tensor
+  /** Writes the new slot. */
+  readonly write: SlotWriter
 }
+
+/**
+ * Writes into one place of each row: x [batch, ..., places] with column [batch, ..., 1]. Consumes x: it is written into
+ * where it lies, unless a clone of it is held elsewhere, and disposed of.
+ */
+export type SlotWriter = (x: Tensor, column: Tensor) => Tensor
 
 /**
  * All slots become one step older, and a new one of age 0 takes the place that is worth least, empty places first.
@@ -35,41 +39,52 @@ export interface TakenPlace {
  * @param valid [batch, places]: 1 where a place is in use
  * @param worths [batch, places]; default: the older, the less
  * @param never the age of empty places
+ * @param among only the first so many places may be taken; default: all
  */
 export function takePlace(
   ages: Tensor2D,
   valid: Tensor2D,
   worths: Tensor2D | undefined,
   never: number,
+  among = ages.shape[1],
 ): TakenPlace {
   const empty = 2 * never
-  /** One-hot places, as soon as plain operations need them. */
-  let one: Tensor | undefined
   const [newAges, newValid, place] =
-    fused('LetheTakePlace', { ages, valid, ...(worths && { worths }) }, { empty }) ?? plain()
+    fused('LetheTakePlace', { ages, valid, ...(worths && { worths }) }, { empty, among }) ?? plain()
   return {
     ages: newAges as Tensor2D,
     valid: newValid as Tensor2D,
     place: place as Tensor1D,
-    write(x, column) {
-      const written = fused('LetheWriteSlot', { x, column, place }, {})
-      if (written) return written[0]
-      one ??= oneHotPlaces(place)
-      const here = reshape(one, [x.shape[0]!, ...new Array(x.rank - 2).fill(1), ages.shape[1]])
-      return add(mul(x, sub(1, here)), mul(column, here))
-    },
-  }
-  /** tfjs has no one-hot rows of length 1. */
-  function oneHotPlaces(place: Tensor): Tensor {
-    return ages.shape[1] === 1 ? ones(ages.shape) : indicator(place, ages.shape[1])
+    write: slotWriter(place as Tensor1D),
   }
   function plain(): [Tensor, Tensor, Tensor] {
     const aged = add(ages, 1)
     const emptyFirst = sub(worths ?? neg(aged), mul(sub(1, valid), empty))
-    const place = cast(argMin(emptyFirst, 1), 'int32')
-    const here = oneHotPlaces(place)
+    const place = cast(argMin(slotsFrom(emptyFirst, 0, among), 1), 'int32') as Tensor1D
+    const here = oneHot(place, ages.shape[1])
     const elsewhere = sub(1, here)
-    one = here
     return [mul(aged, elsewhere), add(mul(valid, elsewhere), here), place]
   }
 }
+
+/** @param place the place in each row, int32 [batch] */
+export function slotWriter(place: Tensor1D): SlotWriter {
+  /** One-hot places, as soon as plain operations need them; x may have places of its own number. */
+  const made = new Map<number, Tensor>()
+  return (x, column) => {
+    const places = x.shape.at(-1)!
+    const plain = () => {
+      const one = made.get(places) ?? oneHot(place, places)
+      made.set(places, one)
+      const here = reshape(one, [x.shape[0]!, ...new Array(x.rank - 2).fill(1), places])
+      return add(mul(x, sub(1, here)), mul(column, here))
+    }
+    const written = fused('LetheWriteSlot', { x, column, place }, {})?.[0] ?? plain()
+    x.dispose()
+    return written
+  }
+}
+
+/** tfjs has no one-hot rows of length 1. */
+const oneHot = (place: Tensor1D, places: number): Tensor =>
+  places === 1 ? ones([place.shape[0], 1]) : indicator(place, places)
