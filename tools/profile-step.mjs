@@ -147,6 +147,8 @@ const decoder = new Decoder(
     heads: number('heads'),
     feedForward: 4 * number('width'),
     method: methods[given.method](),
+    // Compressed slots count as distances.
+    ...(given.method === 'compressive' && { learnedDistances: span + span / 4 + 3 + block }),
   },
   { seed: 1 },
 )

@@ -33,7 +33,7 @@ import { ConfigError, MemoryError, ShapeError } from './errors'
 import { applyNorm, type LayerWeights, type Pass, runLayer } from './layer'
 import { type LayerRules, Memory } from './memory'
 import type { ForgettingMethod, LayerMemory, NamedTensors, ParameterSpec, PassOptions } from './method'
-import { backpropagate } from './ops/backpropagate'
+import { backpropagate, recordFor } from './ops/backpropagate'
 import { Float16Weights } from './ops/float16'
 import { crossEntropy } from './ops/loss'
 import { linear, matMul } from './ops/matmul'
@@ -589,14 +589,17 @@ export class Decoder {
     return (bias ? add(shaped, bias) : shaped) as Tensor3D
   }
 
-  /** The pass itself, inside a tidy or a gradient. */
+  /**
+   * The pass itself, inside a tidy or a gradient.
+   * @param learning whether gradients reach the memory given (`before`) and will come through the next one (`after`)
+   */
   private run(
     tokens: Tensor,
     memory: Pick<Memory, 'step' | 'starts' | 'layers'>,
     options: PassOptions,
-    memoryLearns = false,
+    { before = false, after = true } = {},
   ) {
-    const pass = this.pass(memory, options, memoryLearns)
+    const pass = this.pass(memory, options, before)
     let hidden = this.embed(tokens, pass)
     let penalty: Scalar = scalar(0)
     const layers: LayerMemory[] = []
@@ -604,9 +607,13 @@ export class Decoder {
     for (const [index, { info }] of this.rules.entries()) {
       const input = hidden
       // What a layer makes on the way is freed with it, but for what its gradients have saved.
-      const result = scope(() =>
-        runLayer(pass, info, this.weights[index]!, input, memory.layers[index]!, this.planOf(index)),
-      )
+      const read = () =>
+        scope(() =>
+          runLayer(pass, info, this.weights[index]!, input, memory.layers[index]!, this.planOf(index)),
+        )
+      const result = after
+        ? read()
+        : recordFor(({ output, penalty }) => (penalty ? [output, penalty] : [output]), read)
       hidden = result.output
       layers.push(result.memory)
       trace.push(result.trace ?? {})
@@ -617,7 +624,7 @@ export class Decoder {
 
   /** Several blocks one after the other in one gradient: what one remembers, the next learns through. */
   private runUnrolled(tokens: Tensor, memory: Memory, options: PassOptions, blocks: number) {
-    if (blocks === 1) return this.run(tokens, memory, options)
+    if (blocks === 1) return this.run(tokens, memory, options, { after: false })
     const { starts } = memory
     const length = tokens.shape[1]! / blocks
     let { step, layers } = memory as Pick<Memory, 'step' | 'layers'>
@@ -625,7 +632,8 @@ export class Decoder {
     const logits: Tensor3D[] = []
     for (let index = 0; index < blocks; index++) {
       const part = slice(tokens, [0, index * length], [memory.batch, length])
-      const result = this.run(part, { step, starts, layers }, options, index > 0)
+      const learning = { before: index > 0, after: index < blocks - 1 }
+      const result = this.run(part, { step, starts, layers }, options, learning)
       logits.push(result.logits)
       penalty = add(penalty, result.penalty) as Scalar
       layers = result.layers

@@ -171,9 +171,10 @@ function backwardRows(
   const perWeight = total ? div(dy.context, perQuery(total)) : dy.context // [batch, heads, headSize, block]
   const along = sum(mul(perWeight, context), 2, true) // [batch, heads, 1, block]
   const across = reshape(along, [along.shape[0]!, along.shape[1]!, block, 1])
-  let ofWeights = product(perWeight, values, true, false)
-  if (dropout) ofWeights = mul(ofWeights, dropout)
-  const ofLogits = mul(weights, sub(ofWeights, across)) // [batch, heads, block, slots]
+  const ofLogits = scope(() => {
+    const ofWeights = product(perWeight, values, true, false)
+    return mul(weights, sub(dropout ? mul(ofWeights, dropout) : ofWeights, across))
+  }) // [batch, heads, block, slots]
   gradients.values = product(perWeight, dropout ? mul(weights, dropout) : weights)
 
   const exempt = joinExempt(groups)
@@ -210,11 +211,13 @@ function backwardRows(
   groups.forEach((group, index) => {
     const { slots, positions } = group
     if (positions) {
-      const own =
-        groups.length === 1
-          ? ofScores
-          : slice(ofScores, [0, 0, 0, start], [...ofScores.shape.slice(0, 3), slots])
-      const { queries, rows } = positionGradients(own, positioned, positions, group)
+      const { queries, rows } = scope(() => {
+        const own =
+          groups.length === 1
+            ? ofScores
+            : slice(ofScores, [0, 0, 0, start], [...ofScores.shape.slice(0, 3), slots])
+        return positionGradients(own, positioned, positions, group)
+      })
       gradients[`groups.${index}.rows`] = rows
       ofPositions = ofPositions ? add(ofPositions, queries) : queries
     }

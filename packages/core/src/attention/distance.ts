@@ -4,6 +4,7 @@
  */
 import { add, pad, reshape, slice, type Tensor, tensor, transpose } from '@tensorflow/tfjs-core'
 import type { SlotDistance } from '../method'
+import { scope } from '../ops/scope'
 
 /** Added to the logits of pairs that may not attend: exp of it is 0 in float32. */
 export const masked = -1e30
@@ -121,7 +122,9 @@ export function skew(byDistance: Tensor, layout: SkewLayout): Tensor {
   const width = columns - 1
   const apart = splitPace(byDistance, layout) // [streams, steps, columns]
   const streams = apart.shape[0]!
-  const moved = slice(reshape(apart, [streams, steps * columns]), [0, start], [streams, steps * width])
+  const moved = scope(() =>
+    slice(reshape(apart, [streams, steps * columns]), [0, start], [streams, steps * width]),
+  )
   const shifted = reshape(moved, [streams, steps, width])
   return joinPace(width === slots ? shifted : slice(shifted, [0, 0, 0], [streams, steps, slots]), layout)
 }

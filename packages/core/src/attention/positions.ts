@@ -34,6 +34,7 @@ import { differentiable } from '../ops/differentiable'
 import { fused } from '../ops/fused'
 import { indicator } from '../ops/indicator'
 import { matMul } from '../ops/matmul'
+import { scope } from '../ops/scope'
 import {
   distanceRange,
   type GroupGeometry,
@@ -169,12 +170,16 @@ export function positionLogits(queries: Tensor, positions: DistanceRows, group: 
   // Zeros go where they are fewer: beside the keys or beside the products.
   const early = rows.shape[0]! * size <= batch * heads * block
   const keys = early ? padColumns(rows, featureMajor ? 2 : 1, layout) : rows
-  const product = matMul(queries, reshape(keys, [1, ...keys.shape]), {
-    transposeA: true,
-    transposeB: !featureMajor,
+  // Each tensor of queries × distances is freed as soon as the next one is there.
+  const byDistance = scope(() => {
+    const product = matMul(queries, reshape(keys, [1, ...keys.shape]), {
+      transposeA: true,
+      transposeB: !featureMajor,
+    })
+    const flat = reshape(product, [batch * heads, block, product.shape[3]!])
+    return early ? flat : padColumns(flat, 2, layout)
   })
-  const byDistance = reshape(product, [batch * heads, block, product.shape[3]!])
-  const skewed = skew(early ? byDistance : padColumns(byDistance, 2, layout), layout)
+  const skewed = scope(() => skew(byDistance, layout))
   const { distance, slots } = group
   if (distance.kind === 'contiguous') return reshape(skewed, [batch, heads, block, slots])
 
@@ -208,7 +213,7 @@ export function positionGradients(
     const picked = reshape(dy, [batch, heads * block, group.slots])
     bySlot = reshape(product(picked, indicator(column, ages)), [batch * heads, block, ages])
   }
-  const byDistance = reshape(unskew(bySlot, layout), [batch, heads, block, layout.columns])
+  const byDistance = scope(() => reshape(unskew(bySlot, layout), [batch, heads, block, layout.columns]))
   const axis = featureMajor ? 2 : 1
   const keys = padColumns(rows, axis, layout)
   const wide = featureMajor ? product(queries, byDistance) : product(byDistance, queries, true, true)

@@ -25,6 +25,7 @@ import type { Term } from '../method'
 import { stopGradient } from '../ops/differentiable'
 import { matMul } from '../ops/matmul'
 import { runningSum } from '../ops/running-sum'
+import { scope } from '../ops/scope'
 import { distances, masked, windowMask } from './distance'
 import { positionLogits } from './positions'
 import type { AttentionGroup, AttentionRequest } from './request'
@@ -42,21 +43,14 @@ export interface Weighed {
   readonly selection?: { readonly during: Tensor3D; readonly after: Tensor2D }
 }
 
-/** How strongly each query attends to each slot. */
-export function weigh(request: AttentionRequest): Weighed {
+/** How strongly each query attends to each slot. Nothing else is left behind. */
+export const weigh = (request: AttentionRequest): Weighed => scope(() => weighAll(request))
+
+function weighAll(request: AttentionRequest): Weighed {
   const { keys, scale, groups, terms, persistent } = request
   const [, , , block] = request.queries.shape as [number, number, number, number]
   const slots = keys.shape[3]!
-  let logits = matMul(biasedQueries(request, 'content'), keys, { transposeA: true }) // [batch, heads, block, slots]
-  const positional = joinGroups(
-    groups.map((group) =>
-      group.positions ? positionLogits(biasedQueries(request, 'position'), group.positions, group) : null,
-    ),
-    groups,
-    [logits.shape[0]!, logits.shape[1]!, block],
-  )
-  if (positional) logits = add(logits, positional)
-
+  let logits = scope(() => scoresOf(request))
   const forbidden = combinedMask(groups, block)
   const exempt = joinExempt(groups)
   const selected = selectionOf(request, logits, forbidden, exempt)
@@ -100,6 +94,28 @@ export function weigh(request: AttentionRequest): Weighed {
       selection: { during: selected.during, after: selected.after },
     }),
   }
+}
+
+/**
+ * Products of the queries with keys and with keys of distances, [batch, heads, block, slots]. Positions come first: they
+ * take several tensors of that size on the way, which are gone before the others are made.
+ */
+function scoresOf(request: AttentionRequest): Tensor {
+  const { queries, keys, groups } = request
+  const [batch, heads, , block] = queries.shape as [number, number, number, number]
+  const positional = scope(() =>
+    joinGroups(
+      groups.map((group) =>
+        group.positions
+          ? scope(() => positionLogits(biasedQueries(request, 'position'), group.positions!, group))
+          : null,
+      ),
+      groups,
+      [batch, heads, block],
+    ),
+  )
+  const ofContent = matMul(biasedQueries(request, 'content'), keys, { transposeA: true })
+  return positional ? add(ofContent, positional) : ofContent
 }
 
 /** The scaled queries of the content or of the positional part, with their bias [batch, heads, headSize, block]. */

@@ -18,7 +18,7 @@ import {
 } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { registerGradients } from '../gradients'
-import { backpropagate } from './backpropagate'
+import { backpropagate, recordFor } from './backpropagate'
 import { differentiable } from './differentiable'
 
 describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
@@ -75,6 +75,25 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
       return sum(y) as Scalar
     }, [x])
     expect(most - before).toBeLessThan(8)
+    for (const one of [value, ...gradients, x]) one!.dispose()
+  })
+
+  test('what was saved for results that nobody learns through is freed at once', async () => {
+    const x = tensor1d([1, 2, 3])
+    const before = memory().numTensors
+    let after = 0
+    const { value, gradients } = backpropagate(() => {
+      const { y } = recordFor(
+        (made) => [made.y],
+        () => tidy(() => ({ y: relu(x), z: square(square(mul(x, x))) })),
+      )
+      after = memory().numTensors
+      return sum(mul(y, y)) as Scalar
+    }, [x])
+    // y, z, and what ReLU saves.
+    expect(after).toBe(before + 3)
+    expect([...(await gradients[0]!.data())]).toEqual([2, 4, 6])
+    expect(memory().numTensors).toBe(before + 2)
     for (const one of [value, ...gradients, x]) one!.dispose()
   })
 

@@ -50,7 +50,7 @@ export function backpropagate(
     value?.dispose()
     throw error
   } finally {
-    for (const { saved } of state.activeTape ?? []) for (const tensor of saved ?? []) tensor.dispose()
+    for (const node of state.activeTape ?? []) freeSaved(node)
     state.activeTape = null
   }
 }
@@ -64,23 +64,46 @@ interface Step {
 /** The operations on the way, in the order of the forward pass; what others have saved is freed. */
 function between(tape: readonly TapeNode[], xs: readonly Tensor[], value: Tensor): Step[] {
   const reached = new Set(xs.map(({ id }) => id))
-  const steps: Step[] = []
-  for (const node of tape) {
+  return leadingTo(tape, [value]).flatMap((node) => {
     const inputs = Object.entries(node.inputs).filter(([, input]) => reached.has(input.id))
-    if (inputs.length === 0) continue
+    if (inputs.length === 0) {
+      freeSaved(node)
+      return []
+    }
     for (const { id } of node.outputs) reached.add(id)
-    steps.push({ node, inputs })
+    return [{ node, inputs }]
+  })
+}
+
+/** The operations that `results` were made by, in the order of the forward pass; what others have saved is freed. */
+function leadingTo(tape: readonly TapeNode[], results: readonly Tensor[]): TapeNode[] {
+  const wanted = new Set(results.map(({ id }) => id))
+  const way: TapeNode[] = []
+  for (const node of [...tape].reverse()) {
+    if (!node.outputs.some(({ id }) => wanted.has(id))) {
+      freeSaved(node)
+      continue
+    }
+    for (const { id } of Object.values(node.inputs)) wanted.add(id)
+    way.push(node)
   }
-  const wanted = new Set([value.id])
-  const way: Step[] = []
-  for (const step of steps.reverse()) {
-    if (!step.node.outputs.some(({ id }) => wanted.has(id))) continue
-    for (const [, { id }] of step.inputs) wanted.add(id)
-    way.push(step)
-  }
-  const onIt = new Set(way.map(({ node }) => node))
-  for (const node of tape) if (!onIt.has(node)) for (const tensor of node.saved ?? []) tensor.dispose()
   return way.reverse()
+}
+
+function freeSaved({ saved }: TapeNode): void {
+  for (const tensor of saved ?? []) tensor.dispose()
+}
+
+/**
+ * Runs `body`, a part of a loss of which only some results will be asked for gradients: what was saved for the others is
+ * freed at once, and not at the end of the forward pass.
+ */
+export function recordFor<T>(resultsOf: (made: T) => readonly Tensor[], body: () => T): T {
+  const { state } = engine() as unknown as Engine
+  const before = state.activeTape?.length ?? 0
+  const made = body()
+  if (state.activeTape) state.activeTape.push(...leadingTo(state.activeTape.splice(before), resultsOf(made)))
+  return made
 }
 
 function propagate(way: readonly Step[], xs: readonly Tensor[], value: Tensor): (Tensor | undefined)[] {
@@ -110,7 +133,7 @@ function propagate(way: readonly Step[], xs: readonly Tensor[], value: Tensor): 
       }
     }
     for (const { id } of node.outputs) use(id)
-    for (const tensor of node.saved ?? []) tensor.dispose()
+    freeSaved(node)
   }
   const given = xs.map(({ id }) => gradients.get(id))
   return given.map(

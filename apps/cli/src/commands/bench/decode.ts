@@ -77,8 +77,7 @@ export async function benchDecode({ given }: CommandLine): Promise<number> {
 
 /**
  * As many slots for every method: one that holds compressed ones beside those of its span gets both within --span, as
- * many of each, unless --compressed is given. "With n_cm = n_m = n/2 and c = 3 the range is doubled at equal cost" (Rae
- * et al. 2020, section 3.1).
+ * many of each, unless --compressed is given: how Rae et al. 2020 compare it with a Transformer-XL of the same cost.
  */
 function withinSpan(given: Given): Given {
   const { method = 'fixed-span', span = benchDefaults.span, compressed } = given
