@@ -12,15 +12,8 @@ import { cpuUsage } from 'node:process'
 import { parseArgs } from 'node:util'
 import { disposeBackend, useBackend } from '@lethe/backends'
 import { Decoder, fixedSpan, presets } from '@lethe/core'
-import {
-  agentVocabulary,
-  createEnvironment,
-  createTask,
-  evaluatePolicy,
-  taskSource,
-  trainActorCritic,
-} from '@lethe/tasks'
-import { evaluate, learningRateAt, Optimizer, train } from '@lethe/trainer'
+import { actorCriticSource, agentVocabulary, createEnvironment, createTask, taskSource } from '@lethe/tasks'
+import { evaluate, train } from '@lethe/trainer'
 
 const small = { layers: 2, width: 64, heads: 2, feedForward: 128, learningRate: 2e-3, batch: 16 }
 const sequences = [
@@ -39,12 +32,12 @@ const worlds = [
   {
     task: 'corridor',
     options: { length: [3, 6], limit: 50 },
-    ...{ span: 32, short: 1, updates: 500, rollout: 16, discount: 0.95, entropyCost: 0.02 },
+    ...{ span: 32, short: 1, updates: 500, block: 16, discount: 0.95, entropyCost: 0.02 },
   },
   {
     task: 'portal',
     options: { rooms: 3, size: 3, limit: 50 },
-    ...{ span: 64, updates: 1000, rollout: 16, discount: 0.98, entropyCost: 0.002 },
+    ...{ span: 64, updates: 1000, block: 16, discount: 0.98, entropyCost: 0.002 },
   },
 ]
 
@@ -71,32 +64,38 @@ async function learnSequence({ task: name, options, block, steps }, span, seed, 
 }
 
 async function learnWorld(
-  { task: name, options, updates, rollout, discount, entropyCost },
+  { task: name, options, updates: steps, block, discount, entropyCost },
   span,
   seed,
   record,
 ) {
   const task = createEnvironment(name, options)
   const decoder = decoderOf(agentVocabulary(task), span, seed)
-  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
   const { batch, learningRate } = small
-  const learning = { batch: 2 * batch, rollout, discount, entropyCost, seed, updates }
-  const rate = (update) =>
-    learningRateAt(update, { schedule: 'cosine', learningRate, warmup: 20, steps: updates })
-  let [episodes, solved, steps] = [0, 0, 0]
-  for await (const event of trainActorCritic({ task, decoder, optimizer, learningRate: rate, ...learning })) {
+  const settings = {
+    steps,
+    batch: 2 * batch,
+    block,
+    learningRate,
+    schedule: 'cosine',
+    warmup: 20,
+    clip: 1,
+    seed,
+  }
+  const source = actorCriticSource(task, { seed, discount, entropyCost })
+  let [episodes, solved] = [0, 0]
+  for await (const event of train({ decoder, train: source, ...settings })) {
+    if (event.type !== 'step') continue
+    const { step, tokens, entropy, idle, meanReturn } = event
     episodes += event.episodes
-    solved += event.solved
-    steps = event.steps
-    if (event.update % 25 !== 0) continue
-    const { update, entropy, idle, meanReturn } = event
-    record({ update, steps, solved: solved / episodes, entropy, idle, meanReturn })
+    solved += event.episodes * (event.solved ?? 0)
+    if (step % 25 !== 0) continue
+    record({ step, tokens, solved: solved / episodes, entropy, idle, meanReturn })
     episodes = solved = 0
   }
-  const score = await evaluatePolicy({ task, decoder, seed: seed + 1000, episodes: 256, greedy: false })
-  optimizer.dispose()
+  const score = await actorCriticSource(task, { seed: seed + 1000 }).evaluate({ decoder, episodes: 256 })
   decoder.dispose()
-  return { chance: task.chance, reached: score.solved, of: '256 episodes', steps: updates, ...score }
+  return { reached: score.solved, of: '256 episodes', steps, ...score }
 }
 
 const { values: given } = parseArgs({

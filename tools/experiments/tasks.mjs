@@ -24,15 +24,8 @@ import { parseArgs } from 'node:util'
 import { disposeBackend, useBackend } from '@lethe/backends'
 import { Decoder, fixedSpan, presets, Random, registerGradients } from '@lethe/core'
 import { expireSpan } from '@lethe/expire-span'
-import {
-  agentVocabulary,
-  createEnvironment,
-  createTask,
-  evaluatePolicy,
-  TaskStreams,
-  trainActorCritic,
-} from '@lethe/tasks'
-import { learningRateAt, Optimizer } from '@lethe/trainer'
+import { actorCriticSource, createEnvironment, createTask, taskSource } from '@lethe/tasks'
+import { gradientsOf, learningRateAt, Optimizer } from '@lethe/trainer'
 import * as tf from '@tensorflow/tfjs-core'
 
 /**
@@ -71,7 +64,7 @@ const experiments = {
     spans: { full: 208, short: 20 },
     decoder: { layers: 1, width: 32, heads: 2, feedForward: 64 },
     training: {
-      ...{ steps: 3000, learningRate: 2e-3, warmup: 20, free: 0, batch: 32, rollout: 32, clip: 1 },
+      ...{ steps: 3000, learningRate: 2e-3, warmup: 20, free: 0, batch: 32, block: 32, clip: 1 },
       ...{ discount: 0.97, entropyCost: 0.003 },
     },
     expire: { maxSpan: 208, ramp: 8, penalty: 3e-5, initialPercentage: 0.9, divider: 8 },
@@ -123,38 +116,41 @@ async function spansIn(decoder, memory) {
   return `spans ${spans.map((span) => span.toFixed(1)).join(' / ')}`
 }
 
+/** From update `from` on up to `to`; returns the last one that there was time for. */
+async function learn({ training }, { decoder, optimizer, source, seed, from, to, deadline, tell }) {
+  const { batch, block } = training
+  const stream = source.stream({ batch, block })
+  const random = new Random(seed)
+  await decoder.afterUpdate()
+  let memory = decoder.initialMemory(batch)
+  let step = from
+  let losses = []
+  let [episodes, solved] = [0, 0]
+  while (step < to && Date.now() < deadline) {
+    step++
+    const next = await (stream.play ? stream.play({ decoder, memory, random }) : stream.next())
+    const result = gradientsOf(decoder, next, memory, { random })
+    memory = await decoder.compact(result.memory)
+    const norm = optimizer.update(result.gradients, rateAt(step, training))
+    losses.push((await result.loss.data())[0])
+    tf.dispose([norm, result.loss, result.penalty, result.gradients])
+    await decoder.afterUpdate()
+    episodes += next.played?.episodes ?? 0
+    solved += next.played?.solved ?? 0
+    if (step % 200 !== 0) continue
+    const found = next.played ? `${solved} of ${episodes} solved` : `loss ${mean(losses).toFixed(4)}`
+    tell(`step ${step}: ${found}, ${await spansIn(decoder, memory)}`)
+    losses = []
+    episodes = solved = 0
+  }
+  memory.dispose()
+  return step
+}
+
 /** Streams of tokens. */
 const sequences = {
   create: createTask,
-  vocabularyOf: ({ vocabulary }) => vocabulary,
-
-  async learn({ training }, { decoder, optimizer, task, seed, from, to, deadline, tell }) {
-    const { batch, block } = training
-    const streams = new TaskStreams({ task, batch, block, seed: seed + from })
-    const random = new Random(seed + from)
-    await decoder.afterUpdate()
-    let memory = decoder.initialMemory(batch)
-    let step = from
-    let losses = []
-    while (step < to && Date.now() < deadline) {
-      step++
-      const { inputs, targets, weights } = streams.next()
-      const [x, y] = [inputs, targets].map((tokens) => tf.tensor2d(tokens, [batch, block], 'int32'))
-      const answers = tf.tensor2d(weights, [batch, block])
-      const result = decoder.gradients(x, y, memory, { random, weights: answers })
-      memory = await decoder.compact(result.memory)
-      const norm = optimizer.update(result.gradients, rateAt(step, training))
-      losses.push((await result.loss.data())[0])
-      tf.dispose([x, y, answers, norm, result.loss, result.penalty, result.gradients])
-      await decoder.afterUpdate()
-      if (step % 200 === 0) {
-        tell(`step ${step}: loss ${mean(losses).toFixed(4)}, ${await spansIn(decoder, memory)}`)
-        losses = []
-      }
-    }
-    memory.dispose()
-    return step
-  },
+  sourceOf: (task, seed) => taskSource(task, { seed }),
 
   async measure({ spans, decoder: { layers } }, { decoder, task, seed }) {
     const batch = 16
@@ -196,35 +192,11 @@ const sequences = {
 /** Worlds to act in. */
 const worlds = {
   create: createEnvironment,
-  vocabularyOf: agentVocabulary,
-
-  async learn({ training }, { decoder, optimizer, task, seed, from, to, deadline, tell }) {
-    const { batch, rollout, discount, entropyCost } = training
-    const signal = {
-      get aborted() {
-        return Date.now() >= deadline
-      },
-    }
-    let step = from
-    let [episodes, solved] = [0, 0]
-    for await (const event of trainActorCritic({
-      ...{ task, decoder, optimizer, signal, batch, rollout, discount, entropyCost },
-      seed: seed + from,
-      updates: to - from,
-      learningRate: (update) => rateAt(from + update, training),
-    })) {
-      step = from + event.update
-      episodes += event.episodes
-      solved += event.solved
-      if (step % 100 !== 0) continue
-      tell(`update ${step}: ${solved} of ${episodes} solved, ${event.slots.toFixed(1)} slots between updates`)
-      episodes = solved = 0
-    }
-    return step
-  },
+  sourceOf: (task, seed, { discount, entropyCost }) =>
+    actorCriticSource(task, { seed, discount, entropyCost }),
 
   async measure(_, { decoder, task, seed }) {
-    const played = await evaluatePolicy({ task, decoder, seed, episodes: 256, greedy: false })
+    const played = await actorCriticSource(task, { seed }).evaluate({ decoder, episodes: 256 })
     const { solved, episodes, slots, meanSteps } = played
     return { reached: solved, answers: episodes, slots, meanSteps }
   },
@@ -258,14 +230,14 @@ async function run({ task: name, model, seed, setting, deadline = Number.POSITIV
   await useBackend(given.backend, { threads: Number(given.threads) })
   registerGradients()
   const began = performance.now()
-  const { create, vocabularyOf, learn, measure } = name === 'corridor' ? worlds : sequences
+  const { create, sourceOf, measure } = name === 'corridor' ? worlds : sequences
   const { learned, asked = learned, training } = setting
   const task = create(name, learned)
   const decoder = new Decoder(
     {
       ...presets.modern.decoder,
       ...setting.decoder,
-      vocabulary: vocabularyOf(task),
+      vocabulary: sourceOf(task, seed, training).vocabulary,
       method: methods[model](setting),
     },
     { seed },
@@ -282,7 +254,8 @@ async function run({ task: name, model, seed, setting, deadline = Number.POSITIV
     const method = methods[model]({ ...setting, expire: { ...setting.expire, penalty } })
     const learner = decoder.withMethod(method)
     const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: training.clip })
-    const how = { decoder: learner, optimizer, task, seed, from: steps, to, deadline, tell }
+    const source = sourceOf(task, seed + steps, training)
+    const how = { decoder: learner, optimizer, source, seed: seed + steps, from: steps, to, deadline, tell }
     steps = await learn(setting, how)
     optimizer.dispose()
     learner.dispose()

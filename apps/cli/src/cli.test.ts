@@ -121,6 +121,46 @@ describe('results', () => {
     expect(written).toMatchObject({ code: 2, stderr: expect.stringContaining('trained on the task parity') })
   })
 
+  test('an agent is trained in a world, resumed, evaluated and measured, by the episodes it solves', async () => {
+    const world = ['--task', 'corridor', '--task-options', '{"length":[3,4],"limit":9}', '--discount', '0.9']
+    const sizes = [...training.filter((each) => each !== '--data' && each !== text), '--valid-batch', '4']
+    const agent = (out: string, steps: string) =>
+      lethe('train', ...sizes, ...world, '--out', out, '--steps', steps)
+    const [whole, part] = await Promise.all([agent('agent', '10'), agent('part-agent', '5')])
+    expect([whole.code, whole.stderr, part.code]).toEqual([0, '', 0])
+    expect(whole.stdout).toMatch(/step \d+\/10 · (\d+\.\d % of \d+ episodes solved|no episode ended yet)/)
+    expect(whole.stdout).toMatch(
+      /step 10: validation \d+\.0 % of 4 episodes solved by drawn actions \(chance 50\.0 %, oracle 100\.0 %\), mean return/,
+    )
+    const far = ['--task-options', '{"length":60,"limit":50}', '--valid-batch', '3', '--greedy']
+    const results = await Promise.all([
+      lethe('train', '--resume', 'part-agent', '--steps', '10'),
+      lethe('eval', 'agent', '--backend', 'cpu', '--json'),
+      lethe('eval', 'agent', '--backend', 'cpu', ...far),
+      lethe('measure', 'agent', '--backend', 'cpu', '--json'),
+      lethe('inspect', 'agent', '--backend', 'cpu'),
+      lethe('bench', 'train', 'agent', '--backend', 'cpu'),
+    ])
+    expect(results.map(({ code }) => code)).toEqual([0, 0, 0, 0, 2, 2])
+    const [, again, farther, measured, inspected, benched] = results as [Result, Result, ...Result[]]
+    expect(metricsOf('part-agent')).toEqual(metricsOf('agent'))
+    const steps = metricsOf('agent').filter(({ type }) => type === 'step')
+    expect(steps.map(({ perplexity }) => perplexity)).toEqual(new Array(10).fill(undefined))
+    // Nine actions at most: in rollouts of eight, two rows end at least so often.
+    expect(steps.reduce((sum, { episodes }) => sum + episodes, 0)).toBeGreaterThanOrEqual(2 * 5)
+    const { type, step, ...last } = metricsOf('agent').at(-1)
+    expect([type, step]).toEqual(['eval', 10])
+    expect(jsonLines(again.stdout)[0]).toMatchObject(last)
+    expect(farther!.stdout).toMatch(
+      /^0\.0 % of 3 .* the most probable actions \(chance 50\.0 %, oracle 0\.0 %\).* 50\.0 steps/,
+    )
+    const [figures] = jsonLines(measured!.stdout)
+    expect(figures).toMatchObject({ ...last, byPosition: [], layers: [{ slots: expect.any(Number) }] })
+    expect(figures.slotsOverTime[0]).toEqual({ position: 1, slots: 1 })
+    expect(inspected!.stderr).toContain('trained on the task corridor')
+    expect(benched!.stderr).toContain('see lethe measure agent')
+  })
+
   test('inspect shows what a run kept: a page, the terminal, JSON', async () => {
     const shown = await lethe('inspect', 'run', '--tokens', '40', '--backend', 'cpu')
     expect(shown.code).toBe(0)
@@ -288,7 +328,38 @@ describe('wrong input: one line with the fix, and nothing is overwritten', () =>
   })
 
   test.each<[string, string[], number, RegExp]>([
-    ['a world as a task', ['train', '--task', 'corridor', '--out', 'x'], 1, /corridor is a world to act in/],
+    [
+      'an option of a world that it does not have',
+      ['train', '--task', 'corridor', '--task-options', '{"rooms":3}', ...out],
+      1,
+      /corridor has no option "rooms"; it has length, limit, wrongReward/,
+    ],
+    [
+      'tokens of an evaluation of episodes',
+      ['train', '--task', 'portal', '--valid-tokens', '64', ...out],
+      2,
+      /--valid-tokens is for tasks that are read: .*--valid-batch/,
+    ],
+    [
+      'rewards of a text',
+      ['train', ...training, '--discount', '0.9', ...out],
+      2,
+      /--discount is for an agent in a world: --task corridor or portal/,
+    ],
+    [
+      'a discount above 1',
+      ['train', '--task', 'corridor', '--discount', '2', ...out],
+      2,
+      /a number from 0 to 1/,
+    ],
+    ['actions of a model of text', ['eval', 'run', '--greedy'], 2, /--greedy is for an agent in a world/],
+    [
+      'the same',
+      ['measure', 'run', '--greedy', '--backend', 'cpu'],
+      2,
+      /--greedy is for an agent in a world/,
+    ],
+    ['an unknown task', ['train', '--task', 'corridoor', ...out], 1, /portal; did you mean corridor\?/],
     [
       'options of a task that are no JSON',
       ['train', '--task', 'copy', '--task-options', 'length=3'],

@@ -79,28 +79,31 @@ describe('a comparison', () => {
     expect(quality('killed')).toEqual(quality('whole'))
   }, 120_000)
 
-  test('of tasks is judged by answers; an unknown task costs its own rows alone', async () => {
+  test('of tasks is judged by answers and episodes; an unknown task costs its own rows alone', async () => {
     const sizes = [...tiny.split(' '), '--warmup', '2', '--methods', 'fixed-span,selective', '--budgets', '4']
     const tasks = [
-      '--task',
-      'parity,echo',
-      '--task-options',
-      '{"parity":{"length":3}}',
-      '--valid-tokens',
-      '32',
+      ...['--task', 'parity,corridor,echo', '--valid-tokens', '32', '--discount', '0.9'],
+      ...['--task-options', '{"parity":{"length":3},"corridor":{"length":[3,4],"limit":6}}'],
     ]
     const { code, stdout } = await lethe(...sizes, ...tasks, '--steps', '4', '--out', 'tasks')
     expect(code).toBe(1)
     expect(stdout).toContain('echo is left out: unknown task "echo"; known are copy,')
-    expect(stdout).toMatch(/^task +method +budget .* accuracy +chance/m)
-    expect(stdout).toMatch(/^parity +fixed-span +4 +4\.0 .* \d+\.\d % +50\.0 %/m)
+    expect(stdout).toMatch(/^task +method +budget .* accuracy \/ solved +chance +oracle +mean return/m)
+    expect(stdout).toMatch(/^parity +fixed-span +4 +4\.0 .* \d+\.\d % +50\.0 % +– +–/m)
+    expect(stdout).toMatch(/^corridor +selective +4 .* – +\d+\.\d % +50\.0 % +100\.0 % +\d\.\d{3} /m)
     expect(stdout).toMatch(/^echo +selective +4 +failed: unknown task "echo"/m)
     const { runs, rows } = results('tasks')
     const [{ figures, validation, training }] = runs
     expect(rows[0].accuracy.mean).toBe(figures.accuracy)
     expect(validation.at(-1).accuracy).toBe(figures.accuracy)
     expect([training, figures.bitsPerByte, rows[0].bitsPerByte]).toEqual([[], undefined, undefined])
+    const agent = rows.find(({ task }: { task: string }) => task === 'corridor')
+    expect([agent.oracle, agent.accuracy, agent.perplexity]).toEqual([1, undefined, undefined])
+    const acted = runs.find(({ task }: { task: string }) => task === 'corridor')
+    expect(agent.solved.mean).toBe(acted.figures.solved)
+    expect(acted.validation.at(-1).solved).toBe(acted.figures.solved)
     const page = readFileSync(join(folder, 'tasks', 'report.html'), 'utf8')
+    expect(page.includes('corridor: within 2.0 % of the episodes of the fixed span with 4 slots')).toBe(true)
     expect(page.includes('parity: within 2.0 % of the answers of the fixed span with 4 slots')).toBe(true)
   }, 120_000)
 

@@ -1,10 +1,25 @@
-/** What a run is trained and evaluated on: a text, or one of the papers' tasks. */
+/** What a run is trained and evaluated on: a text, or one of the papers' tasks: streams to read or worlds to act in. */
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { ConfigError } from '@lethe/core'
-import { createTask, environments, type SequenceTask, taskSource } from '@lethe/tasks'
-import { DataError, type Source, type TextData, type TextOptions, type Tokenizer } from '@lethe/trainer'
+import {
+  actorCriticSource,
+  createEnvironment,
+  createTask,
+  type EnvironmentTask,
+  environments,
+  type SequenceTask,
+  taskSource,
+  tasks,
+} from '@lethe/tasks'
+import {
+  DataError,
+  type TextData,
+  type TextOptions,
+  type Tokenizer,
+  type TrainingSource,
+} from '@lethe/trainer'
 import { openText } from '@lethe/trainer/node'
 import { dataFolder, dataSets } from './datasets/sets'
 import { UsageError } from './errors'
@@ -13,8 +28,8 @@ import { program, relativePath } from './output'
 import { suggestion } from './suggestion'
 
 export interface RunData {
-  readonly train: Source
-  readonly validation: Source
+  readonly train: TrainingSource
+  readonly validation: TrainingSource
   readonly vocabulary: number
   /** Of text. */
   readonly tokenizer?: Tokenizer
@@ -22,7 +37,7 @@ export interface RunData {
   readonly files?: readonly string[]
 }
 
-/** Streams that no run trains on. */
+/** Streams and episodes that no run trains on. */
 const validationSeed = 2 ** 32 - 1
 
 /**
@@ -41,6 +56,7 @@ export async function openData(
     const { seed = 0, 'valid-tokens': tokens } = given
     if (seed >= validationSeed)
       throw new UsageError(`--seed must be less than ${validationSeed}, not ${seed}`)
+    if (task.kind === 'environment') return agentsIn(task, given, seed)
     return {
       train: taskSource(task, { seed }),
       validation: taskSource(task, { seed: validationSeed, ...(tokens !== undefined && { tokens }) }),
@@ -51,6 +67,18 @@ export async function openData(
     ...(tokenizer ? { tokenizer } : await tokenizerOf(given)),
     ...(only && { only }),
   })
+}
+
+function agentsIn(task: EnvironmentTask, given: Given, seed: number): RunData {
+  const { discount, 'entropy-cost': entropyCost, 'value-cost': valueCost, greedy } = given
+  const costs = {
+    ...(discount !== undefined && { discount }),
+    ...(entropyCost !== undefined && { entropyCost }),
+    ...(valueCost !== undefined && { valueCost }),
+  }
+  const train = actorCriticSource(task, { ...costs, seed })
+  const validation = actorCriticSource(task, { ...costs, seed: validationSeed, ...(greedy && { greedy }) })
+  return { train, validation, vocabulary: train.vocabulary }
 }
 
 /** Texts by their paths, or a data set by its name. @throws DataError where it is not there yet */
@@ -106,9 +134,31 @@ async function tokenizerOf(given: Given): Promise<TextOptions> {
   return { tokenizer: bpeTokenizer(json) }
 }
 
+/** Worlds to act in; other tasks are streams to read. */
+export const isWorld = (task: string | undefined): boolean =>
+  task !== undefined && Object.hasOwn(environments, task)
+
+/** Options of an agent in a world. */
+const worldOptions = ['discount', 'entropy-cost', 'value-cost', 'greedy'] as const
+
+/** Options that are of no use with this task; without one: with a text. */
+export const foreignOptions = (task: string | undefined): readonly (keyof Given)[] =>
+  isWorld(task) ? ['valid-tokens'] : worldOptions
+
+/** @throws UsageError that says what the option is for */
+export function refuseForeign(name: keyof Given): never {
+  throw new UsageError(
+    name === 'valid-tokens'
+      ? '--valid-tokens is for tasks that are read: an evaluation in a world plays whole episodes, --valid-batch of them'
+      : `--${name} is for an agent in a world: --task ${Object.keys(environments).join(' or ')}`,
+  )
+}
+
 /** The task of a run; undefined where it is trained on text. @throws UsageError, ConfigError */
-export function taskOf(given: Given): SequenceTask | undefined {
+export function taskOf(given: Given): SequenceTask | EnvironmentTask | undefined {
   const { task: names = [], 'task-options': options, data, tokenizer, vocabulary } = given
+  const foreign = foreignOptions(names[0]).find((name) => given[name] !== undefined)
+  if (foreign && names.length <= 1) refuseForeign(foreign)
   if (names.length === 0) {
     if (options) throw new UsageError('--task-options are those of a task: give its name, --task NAME')
     return undefined
@@ -119,9 +169,11 @@ export function taskOf(given: Given): SequenceTask | undefined {
   const forText = tokenizer !== undefined ? '--tokenizer' : vocabulary !== undefined && '--vocabulary'
   if (forText) throw new UsageError(`${forText} is for text: a task has tokens of its own`)
   const [name] = names as [string]
-  if (Object.hasOwn(environments, name))
+  if (isWorld(name)) return createEnvironment(name, options)
+  const known = [...Object.keys(tasks), ...Object.keys(environments)]
+  if (!known.includes(name))
     throw new ConfigError(
-      `${name} is a world to act in, not a stream to read: train an agent in it with trainActorCritic of @lethe/tasks`,
+      `unknown task "${name}"; known are ${known.join(', ')}${suggestion(name, known, '')}`,
       { task: name },
     )
   return createTask(name, options)

@@ -17,7 +17,10 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
     details:
       'The first 90 % of the text are for training, the last 10 % for validation. The folder gets config.json,\n' +
       'metrics.jsonl (a line per step and evaluation) and checkpoints/. Ctrl-C saves a checkpoint and says how to go on.\n' +
-      'A task is an endless stream with answers in it; the seed draws it, and other streams of it are for validation.',
+      'A task is an endless stream with answers in it; the seed draws it, and other streams of it are for validation.\n' +
+      'In a world (corridor, portal) an agent acts, --batch of them side by side, and learns by advantage actor-critic from\n' +
+      'rollouts of --block x --unroll steps. Evaluations play --valid-batch episodes, the same ones each time, by drawn actions\n' +
+      'or --greedy, and say how many were solved beside chance and a policy in plain code that knows the world (oracle).',
     examples: [
       ['lethe train --data book.txt --out runs/book', 'defaults: modern preset, 4 layers, width 128'],
       [
@@ -29,6 +32,10 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
         'answers right, beside chance',
       ],
       [
+        'lethe train --task corridor --task-options \'{"length":[3,8],"limit":40}\' --out runs/agent --layers 1 --width 32 --block 16 --steps 300 --learning-rate 3e-3',
+        'an agent in a world',
+      ],
+      [
         'lethe train --data book.txt --out runs/book --tensorboard',
         'curves for TensorBoard, in runs/book/tensorboard',
       ],
@@ -37,15 +44,15 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
     ],
   },
   eval: {
-    summary: 'bits per byte or accuracy of a trained model',
+    summary: 'bits per byte, accuracy or episodes solved of a trained model',
     usage:
       'lethe eval FOLDER [--data PATH] [--split PART] [--buckets] [options]\n' +
       '       lethe eval FOLDER --multiple-choice FILE [options]',
     details:
       'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Without --data it is evaluated on the\n' +
       'validation part of its own text, with --data on the whole of another one (on its validation part, where it has\n' +
-      'parts). Memory is carried from block to block. A model of a task is evaluated on streams it was not trained on, with\n' +
-      'other --task-options if given.\n' +
+      'parts). Memory is carried from block to block. A model of a task is evaluated on streams it was not trained on, an\n' +
+      'agent in episodes it was not trained in, with other --task-options if given.\n' +
       'Perplexity per word is e to the loss over the words of the text as it was, as for PG-19. --buckets: by how often the\n' +
       'word occurs in the training text, as in Table 7 of the Compressive Transformer paper; the loss of a word is the sum\n' +
       'of those of its tokens. --multiple-choice: how often the right ending is the most probable one after its context,\n' +
@@ -56,6 +63,7 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       ['lethe eval runs/book', 'validation part of the run’s own text'],
       ['lethe eval runs/book --data other.txt --json', 'another text, as JSON'],
       ['lethe eval runs/copy --task-options \'{"length":40}\'', 'longer than it was trained for'],
+      ['lethe eval runs/agent --valid-batch 256 --greedy', '256 episodes, the most probable actions'],
     ],
   },
   generate: {
@@ -75,14 +83,19 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
       'Trains every method with every budget and seed, then measures each alone. --span is how far back expire-span and\n' +
       'selective may look, which hold no window (default: 4 x the largest budget). The folder (default: runs/compare-N) gets\n' +
       'results.json and report.html, and the runs, which are ordinary ones. Ctrl-C saves; --resume goes on. Models of a task\n' +
-      'are judged by the part of its answers that they get right. --equal-quality trains smaller budgets until it has found the\n' +
-      'smallest that is as good as the fixed span with the largest one, and also prunes what selective and expire-span learned.',
+      'are judged by the part of its answers that they get right, agents in a world by the episodes they solve.\n' +
+      '--equal-quality trains smaller budgets until it has found the smallest that is as good as the fixed span with the\n' +
+      'largest one, and also prunes what selective and expire-span learned.',
     examples: [
       ['lethe compare', 'all methods, small, on a text that is already installed'],
       ['lethe compare --data book.txt --methods fixed-span,selective --budgets 32,64,128 --seeds 0,1,2', ''],
       [
         'lethe compare --task copy,needle --budgets 8,32 --steps 1000',
         'what each method remembers of a task',
+      ],
+      [
+        'lethe compare --task corridor --task-options \'{"length":[3,8],"limit":40}\' --budgets 4,32 --layers 1 --width 32 --batch 16 --block 16 --learning-rate 3e-3',
+        'which agent remembers its door?',
       ],
       [
         'lethe compare --data book.txt --methods fixed-span,selective --budgets 256 --block 16 --equal-quality 0.01',
@@ -96,7 +109,8 @@ const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
     usage: 'lethe measure FOLDER [options]',
     details:
       'FOLDER is a run (its newest checkpoint is taken) or one checkpoint. Bits per byte by how much was read before,\n' +
-      'slots over time, spans by layer and head, bytes and times, on the validation part of the run’s own text or task.',
+      'slots over time, spans by layer and head, bytes and times, on the validation part of the run’s own text or task; of an\n' +
+      'agent the episodes it solves, slots by steps of the episode, and what acting costs.',
     examples: [
       ['lethe measure runs/book', ''],
       ['lethe measure runs/selective --budget 16', 'pruned to fewer slots than it was trained with'],

@@ -3,7 +3,7 @@
  */
 import { backendRequests } from '@lethe/backends'
 import { presets } from '@lethe/core'
-import { tasks } from '@lethe/tasks'
+import { environments, tasks } from '@lethe/tasks'
 import { optimizerNames, scheduleNames } from '@lethe/trainer'
 import { parts as dataParts } from './datasets/sets'
 import { methods } from './methods'
@@ -41,6 +41,7 @@ const memory = { group: 'Memory', commands: builds } as const
 const training = { group: 'Training', commands: trains } as const
 const setup = { group: 'Set-up', commands: ['setup'] } as const
 const measuring = { group: 'Measuring', commands: ['bench'] } as const
+const acting = { group: 'Acting (worlds)', commands: ['train', 'compare'] } as const
 const evaluating = { group: 'Evaluating', commands: ['eval'] } as const
 const sampling = { group: 'Text', commands: ['generate', 'demo'] } as const
 
@@ -157,7 +158,7 @@ const table = {
     ...training,
     commands: ['train', 'compare'],
     kind: 'names',
-    help: `instead of a text, a task: ${Object.keys(tasks).join(', ')}; compare: several with commas between them`,
+    help: `instead of a text, a task: ${Object.keys(tasks).join(', ')}; or a world to act in: ${Object.keys(environments).join(', ')}; compare: several with commas between them`,
   },
   'task-options': {
     ...training,
@@ -171,7 +172,7 @@ const table = {
     kind: 'whole',
     least: 1,
     default: 1024,
-    help: 'task: tokens of each stream of an evaluation',
+    help: 'tasks that are read: tokens of each stream of an evaluation',
   },
   tokenizer: {
     ...training,
@@ -207,7 +208,7 @@ const table = {
     kind: 'whole',
     least: 1,
     default: 16,
-    help: 'streams read side by side',
+    help: 'streams read, or worlds acted in, side by side',
   },
   block: {
     ...training,
@@ -215,7 +216,7 @@ const table = {
     kind: 'whole',
     least: 1,
     default: 64,
-    help: 'tokens of each stream read at a time',
+    help: 'tokens of each stream read at a time; steps of each world in a rollout',
   },
   optimizer: {
     ...training,
@@ -272,8 +273,7 @@ const table = {
     commands: [...trains, 'eval', 'measure'],
     kind: 'whole',
     least: 1,
-    default: 8,
-    help: 'streams of an evaluation',
+    help: 'streams of an evaluation (8); of worlds its episodes (64)',
   },
   'checkpoint-every': {
     ...training,
@@ -297,6 +297,35 @@ const table = {
     help: 'if the GPU is lost, start it again once and go on from the last checkpoint',
   },
   keep: { ...training, kind: 'whole', least: 1, default: 3, help: 'checkpoints that are kept' },
+
+  discount: {
+    ...acting,
+    kind: 'number',
+    least: 0,
+    most: 1,
+    default: 0.99,
+    help: 'of rewards, per step',
+  },
+  'entropy-cost': {
+    ...acting,
+    kind: 'number',
+    least: 0,
+    default: 5e-4,
+    help: 'weight of the policy’s entropy',
+  },
+  'value-cost': {
+    ...acting,
+    kind: 'number',
+    least: 0,
+    default: 0.5,
+    help: 'weight of the value’s squared error',
+  },
+  greedy: {
+    ...acting,
+    commands: ['train', 'compare', 'eval', 'measure'],
+    kind: 'flag',
+    help: 'evaluations take the most probable action (default: actions drawn from the policy)',
+  },
 
   split: {
     ...evaluating,
@@ -392,7 +421,7 @@ const table = {
     kind: 'number',
     least: 0,
     default: 0.02,
-    help: 'bits per byte, or part of the answers of a task, that still count as equal to the largest fixed span',
+    help: 'bits per byte, or part of a task’s answers or episodes, that still count as equal to the largest fixed span',
   },
   'equal-quality': {
     group: 'Comparing',

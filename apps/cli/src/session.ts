@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import { BackendError, type BackendInfo } from '@lethe/backends'
 import type { Decoder } from '@lethe/core'
-import type { EvalEvent, Evaluation, StepEvent, TextScores } from '@lethe/trainer'
+import type { EvalEvent, Evaluation, RolloutEvaluation, StepEvent, TextScores } from '@lethe/trainer'
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
 import { RunFolder, TensorBoardFile } from '@lethe/trainer/node'
 import type { RunData } from './data'
@@ -119,6 +119,7 @@ async function trainUntil(
   let saved = options.resume?.path
   let last: EvalEvent | undefined
   let finished = true
+  const recent = new RecentEpisodes()
   try {
     if (curves) tensorBoard = await TensorBoardFile.create(curves, before)
     const events = train({
@@ -146,8 +147,10 @@ async function trainUntil(
           ].join(', '),
           ...(event.step > 0 ? [`going on after step ${event.step}`] : []),
         )
-      else if (event.type === 'step') status.update(() => stepLine(event, options.steps, before))
-      else if (event.type === 'evaluating')
+      else if (event.type === 'step') {
+        recent.add(event)
+        status.update(() => stepLine(event, options.steps, before, recent))
+      } else if (event.type === 'evaluating')
         status.update(
           () => `evaluating: ${Math.floor((100 * event.tokens) / event.of)} % of ${count(event.of)} tokens`,
         )
@@ -197,9 +200,18 @@ async function deviceFailure(
 
 /** What an evaluation found, in words; `mark` is put on the figure that counts. */
 export function evaluationText(
-  { bitsPerByte, accuracy, chance, loss, perplexity, tokens }: Evaluation,
+  found: Evaluation | RolloutEvaluation,
   mark: (figure: string) => string = (figure) => figure,
 ): string {
+  if ('solved' in found) {
+    const { solved, episodes, greedy, chance, oracle, meanReturn, oracleReturn, meanSteps } = found
+    const actions = greedy ? 'the most probable actions' : 'drawn actions'
+    return (
+      `${mark(percent(solved))} of ${count(episodes)} episodes solved by ${actions} (chance ${percent(chance)}, oracle ${percent(oracle)}), ` +
+      `mean return ${meanReturn.toFixed(3)} (oracle ${oracleReturn.toFixed(3)}), ${meanSteps.toFixed(1)} steps`
+    )
+  }
+  const { bitsPerByte, accuracy, chance, loss, perplexity, tokens } = found
   if (accuracy !== undefined)
     return `${mark(percent(accuracy))} of ${count(tokens)} answers right (chance ${percent(chance!)}), loss ${loss.toFixed(4)} nats`
   const quality =
@@ -215,13 +227,36 @@ export function wordsText({ words, wordPerplexity, bitsPerCharacter }: TextScore
 /** Perplexities per word of small models of bytes are enormous. */
 export const perplexityText = (value: number) => (value < 1e6 ? value.toFixed(2) : value.toExponential(3))
 
-function stepLine(event: StepEvent, steps: number, before: number): string {
+/** The last hundred episodes or so that ended while training. */
+class RecentEpisodes {
+  private updates: { readonly episodes: number; readonly solved: number }[] = []
+
+  add({ episodes = 0, solved = 0 }: StepEvent): void {
+    if (episodes === 0) return
+    this.updates.push({ episodes, solved: solved * episodes })
+    while (this.count - this.updates[0]!.episodes >= 100) this.updates.shift()
+  }
+
+  private get count(): number {
+    return this.updates.reduce((sum, { episodes }) => sum + episodes, 0)
+  }
+
+  toString(): string {
+    if (this.updates.length === 0) return 'no episode ended yet'
+    const solved = this.updates.reduce((sum, update) => sum + update.solved, 0)
+    return `${percent(solved / this.count)} of ${this.count} episodes solved`
+  }
+}
+
+function stepLine(event: StepEvent, steps: number, before: number, recent: RecentEpisodes): string {
   const perStep = event.seconds / Math.max(1, event.step - before)
   return [
     `step ${event.step}/${steps}`,
-    event.bitsPerByte === undefined
-      ? `loss ${event.loss.toFixed(3)}`
-      : `${event.bitsPerByte.toFixed(3)} bits/byte`,
+    event.episodes !== undefined
+      ? String(recent)
+      : event.bitsPerByte === undefined
+        ? `loss ${event.loss.toFixed(3)}`
+        : `${event.bitsPerByte.toFixed(3)} bits/byte`,
     `ETA ${duration(perStep * (steps - event.step))}`,
     `${count(event.tokensPerSecond)} tokens/s`,
     `${count(event.slots)} slots`,

@@ -1,6 +1,7 @@
 /** What a run is made of: the command line over the preset over the defaults. */
 import { Decoder, type DecoderConfig, type Preset, presets } from '@lethe/core'
 import type { OptimizerName, ScheduleName } from '@lethe/trainer'
+import { isWorld } from './data'
 import { UsageError } from './errors'
 import {
   decoderFieldsOf,
@@ -29,6 +30,11 @@ export interface Settings extends MethodSettings {
   readonly task?: string | undefined
   readonly 'task-options'?: Readonly<Record<string, unknown>> | undefined
   readonly 'valid-tokens'?: number | undefined
+  /** Of an agent in a world. */
+  readonly discount?: number | undefined
+  readonly 'entropy-cost'?: number | undefined
+  readonly 'value-cost'?: number | undefined
+  readonly greedy?: true | undefined
   readonly steps: number
   readonly batch: number
   readonly block: number
@@ -81,7 +87,7 @@ export function settingsOf(given: Given, defaults: Partial<Settings> = {}): Sett
     accumulate: given.accumulate ?? 1,
     unroll: given.unroll ?? 1,
     'eval-every': given['eval-every'] ?? defaults['eval-every'] ?? 500,
-    'valid-batch': given['valid-batch'] ?? 8,
+    'valid-batch': given['valid-batch'] ?? (isWorld(given.task?.[0]) ? 64 : 8),
     'checkpoint-every': given['checkpoint-every'] ?? defaults['checkpoint-every'] ?? 500,
     keep: given.keep ?? 3,
     seed: given.seed ?? 0,
@@ -98,7 +104,14 @@ function dataOf(given: Given, defaults: Partial<Settings>): Partial<Settings> {
   return {
     task: given.task[0],
     'task-options': given['task-options'],
-    'valid-tokens': given['valid-tokens'],
+    ...(isWorld(given.task[0])
+      ? {
+          discount: given.discount,
+          'entropy-cost': given['entropy-cost'],
+          'value-cost': given['value-cost'],
+          greedy: given.greedy,
+        }
+      : { 'valid-tokens': given['valid-tokens'] }),
   }
 }
 

@@ -9,7 +9,6 @@ import {
   square,
   sub,
   sum,
-  type Tensor,
   type Tensor3D,
   tensor3d,
 } from '@tensorflow/tfjs-core'
@@ -25,7 +24,7 @@ export interface Turn {
   readonly outcome: Outcome
 }
 
-/** As the options of `trainActorCritic`. */
+/** As the options of `actorCriticSource`, with the shape of its stream. */
 export interface LossSettings {
   readonly task: Pick<EnvironmentTask, 'observations' | 'observationLength' | 'actions'>
   readonly batch: number
@@ -38,13 +37,13 @@ export interface LossSettings {
 /**
  * The loss of a rollout, a mean over the turns: - advantage * log policy(action) + valueCost * (return - value)^2
  * - entropyCost * entropy, with the discounted return (from the value ahead where the episode goes on) and the
- * advantage over the value as constants.
+ * advantage over the value as constants. Where it is called, it leaves its tensors to the scope around it.
  */
 export function lossOf(
   { task, batch, rollout, discount, entropyCost, valueCost }: LossSettings,
   turns: readonly (readonly (Turn | undefined)[])[],
   ahead: readonly number[],
-): { readonly of: (logits: Tensor3D) => Scalar; readonly constants: Tensor[] } {
+): (logits: Tensor3D) => Scalar {
   const { observations, observationLength, actions } = task
   const length = rollout * observationLength
   const count = turns.flat().filter(Boolean).length
@@ -64,10 +63,10 @@ export function lossOf(
       shares[at] = 1 / count
     }
   }
-  const gain = tensor3d(advantages, [batch, length, actions.length])
-  const goal = tensor3d(returns, [batch, length, 1])
-  const share = tensor3d(shares, [batch, length, 1])
-  const of = (logits: Tensor3D): Scalar => {
+  return (logits) => {
+    const gain = tensor3d(advantages, [batch, length, actions.length])
+    const goal = tensor3d(returns, [batch, length, 1])
+    const share = tensor3d(shares, [batch, length, 1])
     const logPolicy = logSoftmax(slice(logits, [0, 0, observations], [batch, length, actions.length]))
     const value = slice(logits, [0, 0, observations + actions.length], [batch, length, 1])
     const policyGain = sum(mul(gain, logPolicy))
@@ -75,5 +74,4 @@ export function lossOf(
     const negativeEntropy = sum(mul(share, mul(exp(logPolicy), logPolicy)))
     return sub(add(mul(valueError, valueCost), mul(negativeEntropy, entropyCost)), policyGain)
   }
-  return { of, constants: [gain, goal, share] }
 }

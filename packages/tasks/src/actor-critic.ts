@@ -6,182 +6,235 @@
  * those of the actions are the policy and one more is the value. The world's steps are read one by one with cached keys
  * and values (`decode`), and then once more as a block for the gradients.
  *
- * An update reads `rollout` steps of each row, through which it backpropagates: memory from before is a constant. A row
- * whose episode ends on the way is idle until the next update, so that a block never holds two episodes and memories
- * are forgotten between blocks, where they can be for any method.
+ * An update learns from a rollout of so many steps of each row, through which it backpropagates: memory from before is a
+ * constant. A row whose episode ends on the way is idle until the next update, so that a block never holds two episodes
+ * and memories are forgotten between blocks, where they can be for any method.
  */
-import {
-  breathe,
-  ConfigError,
-  type DecodeMemory,
-  type Decoder,
-  type Memory,
-  Random,
-  registerGradients,
-} from '@lethe/core'
-import { dispose, type Tensor, tensor1d, tensor2d } from '@tensorflow/tfjs-core'
+import { breathe, ConfigError, type DecodeMemory, type Decoder, type Memory, Random } from '@lethe/core'
+import { type Scalar, type Tensor, type Tensor3D, tensor1d } from '@tensorflow/tfjs-core'
 import { lossOf, type Turn } from './actor-critic-loss'
-import type { Environment, EnvironmentTask } from './task'
-
-/** What updates the decoder's parameters: `Optimizer` of @lethe/trainer is one. */
-export interface GradientOptimizer {
-  /** @returns the norm of the gradients, which the caller disposes of, as it does of the gradients */
-  update(gradients: Readonly<Record<string, Tensor>>, learningRate: number): Tensor
-}
+import { randomOf } from './options'
+import type { Environment, EnvironmentTask, StreamState } from './task'
 
 export interface ActorCriticOptions {
-  readonly task: EnvironmentTask
-  /** Trained in place; its vocabulary is `agentVocabulary(task)`. It remains the caller's to dispose of. */
-  readonly decoder: Decoder
-  readonly optimizer: GradientOptimizer
-  /** A number, or what it is at an update (counted from 1). */
-  readonly learningRate: number | ((update: number) => number)
-  readonly updates: number
-  /** Environments side by side: default 16. */
-  readonly batch?: number
-  /** Steps of the world per update, the length of backpropagation (BPTT): default 100. */
-  readonly rollout?: number
-  /** Cuts a rollout into this many blocks for the gradients, through the memory between them: default 1. */
-  readonly unroll?: number
+  /** Of the worlds: take another one for validation than for training. Default 0. */
+  readonly seed?: number
   /** Of rewards per step: default 0.99. */
   readonly discount?: number
   /** Weight of the policy's entropy, in nats: default 5e-4. */
   readonly entropyCost?: number
   /** Weight of the value's squared error: default 0.5. */
   readonly valueCost?: number
-  /** Of environments, actions and dropout: default 0. */
-  readonly seed?: number
-  /** Ends the run after the update at hand. */
-  readonly signal?: AbortSignal | undefined
+  /** Of evaluations: the most probable action always. False (default): actions drawn from the policy, as in training. */
+  readonly greedy?: boolean
 }
 
-/** What happened in one update. */
-export interface UpdateEvent {
-  readonly type: 'update'
-  readonly update: number
-  /** Steps of the world since the first update, all rows together. */
-  readonly steps: number
-  /** Episodes that ended in this update, how many of them well, and the mean of their undiscounted returns (NaN for none). */
-  readonly episodes: number
-  readonly solved: number
-  readonly meanReturn: number
-  /** Loss of policy, value and entropy together, without the method's penalty. */
-  readonly loss: number
-  readonly penalty: number
-  /** Mean entropy of the policy, in nats. */
-  readonly entropy: number
-  /** Global norm before clipping. */
-  readonly gradientNorm: number
-  /** Part of the positions of the block in which a row was idle. */
-  readonly idle: number
-  readonly slots: number
-  readonly memoryBytes: number
+/** One rollout of all rows: what `train` of @lethe/trainer learns from (its `Rollout`). */
+export interface AgentRollout {
+  /** Row-major [batch, steps * observationLength]; what an idle row still sees means nothing. */
+  readonly inputs: Int32Array
+  /** Rows in which an episode begins here. */
+  readonly resets: readonly number[]
+  /** Of the logits [batch, steps * observationLength, vocabulary]: policy, value and entropy together. */
+  readonly loss: (logits: Tensor3D) => Scalar
+  /** Tokens of observations that were acted on. */
+  readonly tokens: number
+  /** Sums over rows: actions taken, steps in which a row was idle, episodes that ended, how many of them well, … */
+  readonly played: {
+    readonly actions: number
+    readonly idle: number
+    /** Of the policies, in nats. */
+    readonly entropy: number
+    readonly episodes: number
+    readonly solved: number
+    /** Undiscounted. */
+    readonly returns: number
+  }
+}
+
+/** Agents in a batch of worlds, for loops of your own. */
+export interface AgentStream {
+  /** Worlds, episodes and their random numbers, as JSON: `stream` of the source goes on from it. */
+  readonly position: readonly StreamState[]
+  /**
+   * Plays one rollout.
+   * @param learner.memory as the last rollout's gradients left it; stays as it is
+   * @param learner.random draws the actions
+   */
+  play(learner: {
+    readonly decoder: Decoder
+    readonly memory: Memory
+    readonly random: Random
+  }): Promise<AgentRollout>
+}
+
+/** Worlds and an actor-critic's loss as `train` of @lethe/trainer takes them (its `RolloutSource`). */
+export interface ActorCriticSource {
+  readonly vocabulary: number
+  readonly identity: string
+  readonly task: EnvironmentTask
+  /** @param shape.block steps of the world in a rollout, the length of backpropagation (BPTT) */
+  stream(shape: { readonly batch: number; readonly block: number }, position?: unknown): AgentStream
+  evaluate(
+    options: Pick<PolicyEvaluationOptions, 'decoder' | 'episodes' | 'signal' | 'onStep'>,
+  ): Promise<PolicyEvaluation>
 }
 
 /** The vocabulary of an agent's decoder: observations, then actions, then the value. */
 export const agentVocabulary = ({ observations, actions }: EnvironmentTask): number =>
   observations + actions.length + 1
 
-const defaults = {
-  batch: 16,
-  rollout: 100,
-  unroll: 1,
-  discount: 0.99,
-  entropyCost: 5e-4,
-  valueCost: 0.5,
-  seed: 0,
-} as const satisfies Partial<ActorCriticOptions>
-
-type Settings = ActorCriticOptions & Required<Pick<ActorCriticOptions, keyof typeof defaults>>
-
-/** Trains until the updates are done or the signal is aborted. Leaving the `for await` early frees everything. */
-export async function* trainActorCritic(
-  options: ActorCriticOptions,
-): AsyncGenerator<UpdateEvent, void, undefined> {
-  const settings = check({ ...defaults, ...withoutUndefined(options) })
-  const { task, decoder, optimizer, learningRate, batch, rollout, unroll, seed, signal } = settings
-  registerGradients()
-  // What shapes depend on is read before the first memory is made.
-  await decoder.afterUpdate()
-  const random = new Random(seed)
-  const agents = Array.from({ length: batch }, (_, row) => ({ world: task.start(seed, row), return: 0 }))
-  let memory = decoder.initialMemory(batch)
-  let steps = 0
-  try {
-    for (let update = 1; update <= settings.updates && !signal?.aborted; update++) {
-      const { observed, turns, ahead } = await play(settings, agents, memory, random)
-      const inputs = tensor2d(observed, [batch, rollout * task.observationLength], 'int32')
-      const loss = lossOf(settings, turns, ahead)
-      const result = decoder.gradientsOf(inputs, memory, loss.of, { random, unroll })
-      memory = result.memory
-      const rate = typeof learningRate === 'number' ? learningRate : learningRate(update)
-      const norm = optimizer.update(result.gradients, rate)
-      dispose([inputs, loss.constants, result.gradients])
-      const read = [result.loss, result.penalty, norm]
-      const [value, penalty, gradientNorm] = await Promise.all(
-        read.map(async (scalar) => (await scalar.data())[0]!),
-      )
-      dispose(read)
-      await decoder.afterUpdate()
-      memory = await decoder.compact(memory)
-
-      const acted = turns.flat().filter((turn) => turn !== undefined)
-      const ended = acted.filter(({ outcome }) => outcome.done)
-      const rows = ended.map(({ row }) => row)
-      const returns = rows.map((row) => agents[row]!.return)
-      if (rows.length > 0) memory = memory.reset(rows)
-      for (const row of rows) {
-        agents[row]!.world.reset()
-        agents[row]!.return = 0
-      }
-      steps += acted.length
-      await breathe()
-      yield {
-        type: 'update',
-        update,
-        steps,
-        episodes: ended.length,
-        solved: ended.filter(({ outcome }) => outcome.solved).length,
-        meanReturn: mean(returns),
-        loss: value!,
-        penalty: penalty!,
-        entropy: mean(acted.map(({ entropy }) => entropy)),
-        gradientNorm: gradientNorm!,
-        idle: 1 - acted.length / (batch * rollout),
-        slots: memory.slots,
-        memoryBytes: memory.bytes,
-      }
-    }
-  } finally {
-    memory.dispose()
+/**
+ * An agent that learns in the worlds of a seed, and is evaluated in those of the same seed that come first.
+ * @throws ConfigError for options out of their range
+ */
+export function actorCriticSource(
+  task: EnvironmentTask,
+  { seed = 0, discount = 0.99, entropyCost = 5e-4, valueCost = 0.5, greedy = false }: ActorCriticOptions = {},
+): ActorCriticSource {
+  for (const [name, value] of Object.entries({ entropyCost, valueCost }))
+    if (!(value >= 0 && Number.isFinite(value)))
+      throw new ConfigError(`${name} must be a number from 0 up, not ${value}`, { [name]: value })
+  if (!(discount >= 0 && discount <= 1))
+    throw new ConfigError(`discount must lie in [0, 1], not ${discount}`, { discount })
+  randomOf(seed, 0)
+  const costs = { discount, entropyCost, valueCost }
+  return {
+    task,
+    vocabulary: agentVocabulary(task),
+    identity: `${task.name} ${JSON.stringify(task.options)}, seed ${seed}, actor-critic ${JSON.stringify(costs)}`,
+    stream: ({ batch, block }, position) =>
+      new Agents({ task, batch, rollout: block, ...costs }, seed, position as readonly StreamState[]),
+    evaluate: (options) => evaluatePolicy({ ...options, task, seed, greedy }),
   }
+}
+
+interface Settings {
+  readonly task: EnvironmentTask
+  readonly batch: number
+  readonly rollout: number
+  readonly discount: number
+  readonly entropyCost: number
+  readonly valueCost: number
+}
+
+interface Agent {
+  readonly world: Environment
+  /** Rewards of the episode so far. */
+  return: number
+  /** The episode is over: another one begins with the next rollout. */
+  ended: boolean
+}
+
+class Agents implements AgentStream {
+  private readonly agents: readonly Agent[]
+
+  constructor(
+    private readonly settings: Settings,
+    seed: number,
+    position: readonly StreamState[] | undefined,
+  ) {
+    const { task, batch, rollout } = settings
+    checkCount('batch', batch)
+    checkCount('block', rollout)
+    if (position && position.length !== batch)
+      throw new ConfigError(
+        `the position is that of ${position.length} worlds, not of ${batch}: go on with the same batch`,
+        { position: position.length, batch },
+      )
+    this.agents = Array.from({ length: batch }, (_, row) => {
+      if (!position) return { world: task.start(seed, row), return: 0, ended: false }
+      const { world, ...rest } = position[row] as unknown as AgentState
+      return { world: task.resume(world), ...rest }
+    })
+  }
+
+  get position(): readonly StreamState[] {
+    return this.agents.map(({ world, ...rest }): AgentState & StreamState => ({
+      world: world.state,
+      ...rest,
+    }))
+  }
+
+  async play({ decoder, memory, random }: Parameters<AgentStream['play']>[0]): Promise<AgentRollout> {
+    const { settings, agents } = this
+    const { task, batch, rollout } = settings
+    checkVocabulary(task, decoder)
+    const resets = [...agents.keys()].filter((row) => agents[row]!.ended)
+    for (const row of resets) {
+      agents[row]!.world.reset()
+      Object.assign(agents[row]!, { return: 0, ended: false })
+    }
+    const { inputs, turns, ahead } = await act(settings, agents, decoder, resets, memory, random)
+    const taken = turns.flat().filter((turn) => turn !== undefined)
+    const ended = agents.filter((agent) => agent.ended)
+    return {
+      inputs,
+      resets,
+      loss: lossOf(settings, turns, ahead),
+      tokens: taken.length * task.observationLength,
+      played: {
+        actions: taken.length,
+        idle: batch * rollout - taken.length,
+        entropy: sum(taken.map(({ entropy }) => entropy)),
+        episodes: ended.length,
+        solved: taken.filter(({ outcome }) => outcome.solved).length,
+        returns: sum(ended.map((agent) => agent.return)),
+      },
+    }
+  }
+}
+
+interface AgentState extends Omit<Agent, 'world'> {
+  readonly world: StreamState
 }
 
 export interface PolicyEvaluationOptions {
   readonly task: EnvironmentTask
   readonly decoder: Decoder
-  /** Episodes, of different worlds: default 64. */
+  /** Episodes, of different worlds, side by side: default 64. */
   readonly episodes?: number
   /** Of the worlds and actions: one that was not trained on. */
   readonly seed: number
   /** True (default): always the most probable action. False: actions drawn from the policy. */
   readonly greedy?: boolean
+  /** Stops by throwing the signal's reason. */
+  readonly signal?: AbortSignal | undefined
+  /** Told after every step. */
+  readonly onStep?: ((step: EvaluatedStep) => void) | undefined
+}
+
+/** One step of an evaluation. */
+export interface EvaluatedStep {
+  /** From 1. */
+  readonly step: number
+  /** Episodes that took it. */
+  readonly episodes: number
+  /** Slots alive after it, mean over layers and those episodes. */
+  readonly slots: number
 }
 
 export interface PolicyEvaluation {
   readonly episodes: number
   /** Part of the episodes that ended well. */
   readonly solved: number
+  /** The same of guessing (the task's chance), and of the task's oracle in these episodes. */
+  readonly chance: number
+  readonly oracle: number
+  /** Undiscounted. */
   readonly meanReturn: number
+  readonly oracleReturn: number
   /** Mean steps of an episode. */
   readonly meanSteps: number
   /** Slots alive after a step, mean over layers, episodes and their steps. */
   readonly slots: number
+  /** Whether it was always the most probable action. */
+  readonly greedy: boolean
 }
 
 /** Plays each episode to its end, from an empty memory on. */
 export async function evaluatePolicy(options: PolicyEvaluationOptions): Promise<PolicyEvaluation> {
-  const { task, decoder, episodes = 64, seed, greedy = true } = options
+  const { task, decoder, episodes = 64, seed, greedy = true, signal, onStep } = options
   checkCount('episodes', episodes)
   checkVocabulary(task, decoder)
   const random = new Random(seed)
@@ -192,36 +245,49 @@ export async function evaluatePolicy(options: PolicyEvaluationOptions): Promise<
   let memory = decoder.startDecoding(decoder.initialMemory(episodes))
   let slots = 0
   try {
-    while (agents.some(({ done }) => !done)) {
+    for (let step = 1; agents.some(({ done }) => !done); step++) {
+      signal?.throwIfAborted()
       const { views, memory: next } = await look(task, decoder, agents, memory)
       memory = next
       const alive = await memory.countSlotsByRow()
-      for (const [row, agent] of agents.entries()) {
-        if (agent.done) continue
-        slots += alive[row]!
+      const playing = [...agents.keys()].filter((row) => !agents[row]!.done)
+      const held = sum(playing.map((row) => alive[row]!))
+      slots += held
+      for (const row of playing) {
+        const agent = agents[row]!
         const { policy } = views[row]!
         const action = greedy ? policy.indexOf(Math.max(...policy)) : drawn(policy, random)
         const { reward, done, solved } = agent.world.step(action)
         Object.assign(agent, { return: agent.return + reward, steps: agent.steps + 1, done, solved })
       }
+      onStep?.({ step, episodes: playing.length, slots: held / playing.length })
       await breathe()
     }
   } finally {
     memory.dispose()
   }
+  const oracles = agents.map((_, row) => played(task, seed, row))
   return {
     episodes,
     solved: mean(agents.map(({ solved }) => Number(solved))),
+    chance: task.chance,
+    oracle: mean(oracles.map(({ solved }) => Number(solved))),
     meanReturn: mean(agents.map((agent) => agent.return)),
+    oracleReturn: mean(oracles.map((oracle) => oracle.return)),
     meanSteps: mean(agents.map(({ steps }) => steps)),
-    slots: slots / agents.reduce((total, { steps }) => total + steps, 0),
+    slots: slots / sum(agents.map(({ steps }) => steps)),
+    greedy,
   }
 }
 
-interface Agent {
-  readonly world: Environment
-  /** Rewards of the episode so far. */
-  return: number
+/** The first episode of a row as the oracle plays it. */
+function played(task: EnvironmentTask, seed: number, row: number) {
+  const [world, oracle] = [task.start(seed, row), task.oracle()]
+  for (let total = 0; ; ) {
+    const { reward, done, solved } = world.step(oracle.act(world.observe()))
+    total += reward
+    if (done) return { return: total, solved }
+  }
 }
 
 /** What an agent thinks of what it sees. */
@@ -238,7 +304,7 @@ const compactEvery = 64
 async function look(
   { observations, observationLength, actions }: EnvironmentTask,
   decoder: Decoder,
-  agents: readonly Agent[],
+  agents: readonly Pick<Agent, 'world'>[],
   memory: DecodeMemory,
 ): Promise<{ observed: readonly (readonly number[])[]; views: View[]; memory: DecodeMemory }> {
   const observed = agents.map(({ world }) => world.observe())
@@ -267,42 +333,50 @@ async function look(
 
 /**
  * Plays one rollout. `memory` stays as it is.
+ * @param resets rows whose memory begins empty
  * @returns what was observed, [batch, rollout * observationLength]; the turns of each step by row, undefined where a row
  *   is idle; per row the value of what comes after, 0 after the end of an episode
  */
-async function play(settings: Settings, agents: readonly Agent[], memory: Memory, random: Random) {
-  const { task, decoder, batch, rollout } = settings
+async function act(
+  { task, batch, rollout }: Settings,
+  agents: readonly Agent[],
+  decoder: Decoder,
+  resets: readonly number[],
+  memory: Memory,
+  random: Random,
+) {
   const { observationLength } = task
-  const observed = new Int32Array(batch * rollout * observationLength)
+  const inputs = new Int32Array(batch * rollout * observationLength)
   const turns: (Turn | undefined)[][] = []
-  const idle = new Array<boolean>(batch).fill(false)
-  let decoding = decoder.startDecoding(memory.clone())
-  let ahead: number[]
+  const going = () => agents.some(({ ended }) => !ended)
+  const own = memory.clone()
+  let decoding = decoder.startDecoding(resets.length > 0 ? own.reset(resets) : own)
+  let ahead = new Array<number>(batch).fill(0)
   try {
-    while (turns.length < rollout && idle.includes(false)) {
-      const { views, observed: seen, memory: next } = await look(task, decoder, agents, decoding)
+    while (turns.length < rollout && going()) {
+      const { views, observed, memory: next } = await look(task, decoder, agents, decoding)
       decoding = next
       const turn = agents.map((agent, row) => {
-        observed.set(seen[row]!, (row * rollout + turns.length) * observationLength)
-        if (idle[row]) return undefined
+        inputs.set(observed[row]!, (row * rollout + turns.length) * observationLength)
+        if (agent.ended) return undefined
         const { policy, value } = views[row]!
         const action = drawn(policy, random)
         const outcome = agent.world.step(action)
         agent.return += outcome.reward
-        idle[row] = outcome.done
+        agent.ended = outcome.done
         return { row, action, value, entropy: entropyOf(policy), outcome }
       })
       turns.push(turn)
     }
-    if (idle.includes(false)) {
+    if (going()) {
       const { views, memory: next } = await look(task, decoder, agents, decoding)
       decoding = next
-      ahead = views.map(({ value }, row) => (idle[row] ? 0 : value))
-    } else ahead = new Array<number>(batch).fill(0)
+      ahead = views.map(({ value }, row) => (agents[row]!.ended ? 0 : value))
+    }
   } finally {
     decoding.dispose()
   }
-  return { observed, turns, ahead }
+  return { inputs, turns, ahead }
 }
 
 function softmax(logits: readonly number[]): number[] {
@@ -327,30 +401,8 @@ const entropyOf = (policy: readonly number[]) =>
     0,
   )
 
-const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list.length
-
-function withoutUndefined<T extends object>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T
-}
-
-function check(settings: Settings): Settings {
-  const { task, decoder, rollout, unroll, discount } = settings
-  for (const name of ['updates', 'batch', 'rollout', 'unroll'] as const) checkCount(name, settings[name])
-  for (const name of ['entropyCost', 'valueCost'] as const)
-    if (!(settings[name] >= 0 && Number.isFinite(settings[name])))
-      throw new ConfigError(`${name} must be a number from 0 up, not ${settings[name]}`, {
-        [name]: settings[name],
-      })
-  if (!(discount >= 0 && discount <= 1))
-    throw new ConfigError(`discount must lie in [0, 1], not ${discount}`, { discount })
-  if (rollout % unroll !== 0)
-    throw new ConfigError(`unroll must divide the rollout of ${rollout} steps, not ${unroll}`, {
-      unroll,
-      rollout,
-    })
-  checkVocabulary(task, decoder)
-  return settings
-}
+const sum = (list: readonly number[]) => list.reduce((a, b) => a + b, 0)
+const mean = (list: readonly number[]) => sum(list) / list.length
 
 function checkCount(name: string, value: number): void {
   if (!Number.isInteger(value) || value < 1)

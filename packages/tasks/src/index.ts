@@ -1,13 +1,15 @@
 /** Tasks of the papers that need memory: streams of tokens with answers, worlds to act in, and an agent that learns. */
 export {
   type ActorCriticOptions,
+  type ActorCriticSource,
+  type AgentRollout,
+  type AgentStream,
+  actorCriticSource,
   agentVocabulary,
+  type EvaluatedStep,
   evaluatePolicy,
-  type GradientOptimizer,
   type PolicyEvaluation,
   type PolicyEvaluationOptions,
-  trainActorCritic,
-  type UpdateEvent,
 } from './actor-critic'
 export { type AssignmentOptions, assignment } from './assignment'
 export { type CollisionOptions, collision } from './collision'

@@ -4,15 +4,15 @@ import { Decoder, fixedSpan, presets, registerGradients } from '@lethe/core'
 import {
   type Checkpoint,
   type EvalEvent,
+  type Evaluation,
   evaluate,
-  Optimizer,
   type TrainEvent,
   type TrainOptions,
   train,
 } from '@lethe/trainer'
 import { dispose, tensor2d } from '@tensorflow/tfjs-core'
 import { beforeAll, expect, test } from 'vitest'
-import { agentVocabulary, corridor, evaluatePolicy, needle, taskSource, trainActorCritic } from './index'
+import { actorCriticSource, agentVocabulary, corridor, evaluatePolicy, needle, taskSource } from './index'
 
 beforeAll(async () => {
   await useBackend('wasm')
@@ -37,7 +37,7 @@ test.each([
   let last: TrainEvent | undefined
   for await (const event of train({ decoder, train: taskSource(task), validation, ...sizes }))
     if (event.type === 'eval') last = event
-  const { accuracy, chance, tokens, bitsPerByte } = last as EvalEvent
+  const { accuracy, chance, tokens, bitsPerByte } = last as EvalEvent<Evaluation>
   expect([chance, bitsPerByte]).toEqual([1 / 4, undefined])
   expect(tokens).toBeGreaterThan(500)
   expect(accuracy).toBeGreaterThan(least)
@@ -98,14 +98,13 @@ test('accuracy is that of the answers, whatever the blocks; too few tokens to as
 test('corridor', async () => {
   const task = corridor({ length: [3, 5], limit: 30 })
   const decoder = decoderOf(agentVocabulary(task), 32)
-  const optimizer = new Optimizer(decoder.parameters, { optimizer: 'adam', clip: 1 })
-  const learning = { learningRate: 3e-3, updates: 100, batch: 16, rollout: 12, discount: 0.95 }
-  const training = trainActorCritic({ task, decoder, optimizer, ...learning, entropyCost: 0.02 })
-  for await (const event of training) expect(event.episodes).toBeGreaterThanOrEqual(event.solved)
+  const source = actorCriticSource(task, { discount: 0.95, entropyCost: 0.02 })
+  const sizes = { steps: 100, batch: 16, block: 12, learningRate: 3e-3, warmup: 0, clip: 1 }
+  for await (const event of train({ decoder, train: source, ...sizes }))
+    if (event.type === 'step') expect(event.episodes).toBeGreaterThanOrEqual(0)
   const { solved, meanReturn, meanSteps } = await evaluatePolicy({ task, decoder, seed: 1, greedy: false })
   expect(solved).toBeGreaterThan(0.9)
   expect(meanReturn).toBe(solved)
   expect(meanSteps).toBeLessThan(10)
-  optimizer.dispose()
   decoder.dispose()
 })

@@ -2,7 +2,9 @@
  * What is trained and evaluated on, whatever it is: rows of tokens side by side, block after block, with a target for
  * each position. A text becomes this in streams.ts; a task (`taskSource` of @lethe/tasks) is this by itself.
  */
-import { type Tensor2D, tensor2d } from '@tensorflow/tfjs-core'
+import type { Decoder, GradientOptions, GradientResult, Memory } from '@lethe/core'
+import { dispose, type Tensor2D, tensor2d } from '@tensorflow/tfjs-core'
+import type { Rollout } from './rollouts'
 
 /** Each row goes on where it ended in the block before. */
 export interface Block {
@@ -73,4 +75,28 @@ export function blockTensors(
     targets: tensor2d(targets, shape, 'int32'),
     ...(weights && { weights: tensor2d(weights, shape, 'float32') }),
   }
+}
+
+/**
+ * Forward and backward through a block or a rollout: rows that begin anew are emptied first. Consumes `memory`; the
+ * loss is the mean over targets that count, or the rollout's own.
+ */
+export function gradientsOf(
+  decoder: Decoder,
+  next: Block | Rollout,
+  memory: Memory,
+  options: GradientOptions = {},
+): GradientResult {
+  const { batch } = memory
+  const from = next.resets?.length ? memory.reset(next.resets) : memory
+  if ('loss' in next) {
+    const inputs = tensor2d(next.inputs, [batch, next.inputs.length / batch], 'int32')
+    const result = decoder.gradientsOf(inputs, from, next.loss, options)
+    inputs.dispose()
+    return result
+  }
+  const { inputs, targets, weights } = blockTensors(next, batch)
+  const result = decoder.gradients(inputs, targets, from, { ...options, ...(weights && { weights }) })
+  dispose([inputs, targets, ...(weights ? [weights] : [])])
+  return result
 }

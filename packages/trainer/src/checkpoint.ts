@@ -6,6 +6,7 @@ import type { MethodFactories, RandomState, TensorFile } from '@lethe/core'
 import { Decoder, decodeSafetensors, encodeSafetensors, FormatError, ShapeError } from '@lethe/core'
 import { CheckpointError } from './errors'
 import type { Evaluation } from './evaluate'
+import type { RolloutEvaluation } from './rollouts'
 import type { Tokenizer, TokenizerFactories } from './tokenizers'
 import { tokenizerFromDescription } from './tokenizers'
 
@@ -26,7 +27,7 @@ export interface CheckpointState {
   readonly step: number
   /** Tokens trained on so far. */
   readonly tokens: number
-  /** The data cursor, `BlockStream.position`: of a text, where in its stream each row is. */
+  /** The data cursor, `BlockStream.position`: of a text, where in its stream each row is; of worlds, these (`RolloutStream`). */
   readonly position: unknown
   readonly random: RandomState
   /** What must be the same when the run goes on. */
@@ -37,9 +38,7 @@ export interface CheckpointState {
   readonly validation: readonly ValidationRecord[]
 }
 
-export interface ValidationRecord extends Evaluation {
-  readonly step: number
-}
+export type ValidationRecord = (Evaluation | RolloutEvaluation) & { readonly step: number }
 
 /** The files of a checkpoint that hold tensors. */
 export const checkpointFiles = ['model.safetensors', 'optimizer.safetensors', 'memory.safetensors'] as const

@@ -14,6 +14,17 @@ export {
 export * from './generate'
 export * from './multiple-choice'
 export * from './optimizers'
+export {
+  isRolloutSource,
+  type Learner,
+  type Played,
+  type PlayedFigures,
+  type Rollout,
+  type RolloutEvaluation,
+  type RolloutSource,
+  type RolloutStream,
+  type TrainingSource,
+} from './rollouts'
 export * from './sampling'
 export * from './schedules'
 export { blockSource, type Source } from './streams'

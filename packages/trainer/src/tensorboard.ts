@@ -62,7 +62,7 @@ export class TensorBoardFile {
 /** Summary.Value messages, by tag. */
 function valuesOf(event: TrainEvent): Uint8Array[] {
   if (event.type === 'step') {
-    const { loss, perplexity, bitsPerByte, answers } = event
+    const { loss, perplexity, bitsPerByte, answers, solved, meanReturn, entropy } = event
     return [
       // Of a step without answers, 0 is no loss.
       ...(answers === 0 ? [] : scalars('train', { loss, perplexity, bits_per_byte: bitsPerByte })),
@@ -71,11 +71,18 @@ function valuesOf(event: TrainEvent): Uint8Array[] {
         learning_rate: event.learningRate,
         gradient_norm: event.gradientNorm,
         tokens_per_second: event.tokensPerSecond,
+        solved,
+        mean_return: meanReturn,
+        entropy,
       }),
       ...scalars('memory', { slots: event.slots, bytes: event.memoryBytes }),
     ]
   }
   if (event.type === 'eval') {
+    if ('solved' in event) {
+      const { solved, meanReturn, meanSteps, slots } = event
+      return scalars('validation', { solved, mean_return: meanReturn, mean_steps: meanSteps, slots })
+    }
     const { loss, perplexity, bitsPerByte, accuracy, slots } = event
     return scalars('validation', { loss, perplexity, bits_per_byte: bitsPerByte, accuracy, slots })
   }

@@ -7,8 +7,7 @@ import type { Decoder, LayerReport } from '@lethe/core'
 import { breathe, Random, registerGradients } from '@lethe/core'
 import type { Scalar, Tensor } from '@tensorflow/tfjs-core'
 import { add, clone, dispose, mul, tidy } from '@tensorflow/tfjs-core'
-import type { BlockSource } from './blocks'
-import { blockTensors } from './blocks'
+import { type BlockSource, gradientsOf } from './blocks'
 import type { Checkpoint, CheckpointState, CheckpointStore, ValidationRecord } from './checkpoint'
 import { loadParameters, saveModel } from './checkpoint'
 import { CheckpointError, DataError, OptionError, TrainingError } from './errors'
@@ -16,26 +15,35 @@ import type { Evaluation, Scores } from './evaluate'
 import { evaluation, scores } from './evaluate'
 import type { OptimizerName } from './optimizers'
 import { checkOptimizer, Optimizer } from './optimizers'
+import {
+  type EvaluationOf,
+  isRolloutSource,
+  type Played,
+  type PlayedFigures,
+  playedFigures,
+  type RolloutEvaluation,
+  type RolloutSource,
+  type TrainingSource,
+} from './rollouts'
 import type { ScheduleName } from './schedules'
 import { learningRateAt, scheduleNames } from './schedules'
-import type { Source } from './streams'
 import { blockSource } from './streams'
 import type { Tokenizer } from './tokenizers'
 
-export interface TrainOptions {
+export interface TrainOptions<S extends TrainingSource = TrainingSource> {
   /** Trained in place. It remains the caller's to dispose of. */
   readonly decoder: Decoder
-  /** A text, or a task. */
-  readonly train: Source
+  /** A text, a task, or worlds to act in. */
+  readonly train: S
   /** Without it there is no evaluation. */
-  readonly validation?: Source | undefined
+  readonly validation?: S | undefined
   /** Saved with the model, so that a checkpoint alone can generate text. */
   readonly tokenizer?: Tokenizer | undefined
   /** Updates in all, those before a resumed checkpoint included. */
   readonly steps: number
-  /** Streams read side by side. */
+  /** Streams read, or worlds acted in, side by side. */
   readonly batch: number
-  /** Tokens of each stream read at a time. */
+  /** Tokens of each stream read at a time; steps of each world in a rollout. */
   readonly block: number
   /** Default 'adam'. */
   readonly optimizer?: OptimizerName
@@ -55,7 +63,7 @@ export interface TrainOptions {
   readonly accumulate?: number
   /**
    * Consecutive blocks that one gradient reaches back through (BPTT through the memory): an update then reads
-   * `unroll` blocks at once. Default 1: memories are constants.
+   * `unroll` blocks at once, or a rollout of so many. Default 1: memories are constants.
    */
   readonly unroll?: number
   /** Of dropout and whatever else is drawn while training: default 0. The decoder's own seed sets its first weights. */
@@ -64,7 +72,7 @@ export interface TrainOptions {
   readonly evalEvery?: number
   /** Tells, whenever an evaluation is due, what each layer remembers (`decoder.report`): default false. */
   readonly report?: boolean
-  /** Streams of an evaluation: default 8. */
+  /** Streams of an evaluation: default 8; of worlds its episodes: default 64. */
   readonly validBatch?: number
   readonly checkpoints?: CheckpointStore | undefined
   /** Steps between checkpoints: default 500; 0 for only one at the end. */
@@ -80,11 +88,12 @@ export interface TrainOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-export type TrainEvent =
+/** `E`: what evaluations find. */
+export type TrainEvent<E = Evaluation | RolloutEvaluation> =
   | StartEvent
   | StepEvent
   | EvaluatingEvent
-  | EvalEvent
+  | EvalEvent<E>
   | ReportEvent
   | CheckpointEvent
   | EndEvent
@@ -100,8 +109,14 @@ export interface StartEvent {
   readonly validationTokens?: number
 }
 
-/** The loss is the mean of the step's blocks, without the penalty. */
-export interface StepEvent extends Scores {
+/**
+ * The loss is the mean of the step's blocks, without the penalty. Perplexity is that of targets, and the figures of
+ * what was played are those of worlds.
+ */
+export interface StepEvent
+  extends Pick<Scores, 'loss'>,
+    Partial<Omit<Scores, 'loss'>>,
+    Partial<PlayedFigures> {
   readonly type: 'step'
   readonly step: number
   /** Of data with weights: targets that counted. Where there are none, the loss is 0. */
@@ -115,7 +130,7 @@ export interface StepEvent extends Scores {
   readonly slots: number
   /** Bytes allocated for memories. */
   readonly memoryBytes: number
-  /** Tokens trained on since step 1. */
+  /** Tokens trained on since step 1: of worlds those of observations that were acted on. */
   readonly tokens: number
   /** Timing, the only fields that differ between two runs of the same seed: seconds since this process began. */
   readonly seconds: number
@@ -129,7 +144,7 @@ export interface EvaluatingEvent {
   readonly of: number
 }
 
-export interface EvalEvent extends Evaluation {
+export type EvalEvent<E = Evaluation | RolloutEvaluation> = E & {
   readonly type: 'eval'
   readonly step: number
   /** Timing. */
@@ -168,15 +183,16 @@ const defaults = {
   unroll: 1,
   seed: 0,
   evalEvery: 500,
-  validBatch: 8,
   checkpointEvery: 500,
 } as const satisfies Partial<TrainOptions>
 
 type Settings = Omit<TrainOptions, 'train' | 'validation'> &
-  Required<Pick<TrainOptions, keyof typeof defaults>> & {
-    readonly train: BlockSource
-    readonly validation: BlockSource | undefined
+  Required<Pick<TrainOptions, keyof typeof defaults | 'validBatch'>> & {
+    readonly train: BlockSource | RolloutSource
+    readonly validation: BlockSource | RolloutSource | undefined
   }
+
+const sourceOf = (source: TrainingSource) => (isRolloutSource(source) ? source : blockSource(source))
 
 /**
  * Throws what `train` would throw before its first step, and changes nothing: for callers that want to know before
@@ -192,9 +208,10 @@ export function checkTraining(options: TrainOptions): void {
 function settingsOf({ train, validation, ...options }: TrainOptions): Settings {
   return check({
     ...defaults,
+    validBatch: validation && isRolloutSource(validation) ? 64 : 8,
     ...withoutUndefined(options),
-    train: blockSource(train),
-    validation: validation && blockSource(validation),
+    train: sourceOf(train),
+    validation: validation && sourceOf(validation),
   })
 }
 
@@ -202,7 +219,13 @@ function settingsOf({ train, validation, ...options }: TrainOptions): Settings {
 const openStream = ({ train, batch, block, unroll }: Settings, position?: unknown) =>
   train.stream({ batch, block: block * unroll }, position)
 
-export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, void, undefined> {
+export function train<S extends TrainingSource>(
+  options: TrainOptions<S>,
+): AsyncGenerator<TrainEvent<EvaluationOf<S>>, void, undefined> {
+  return run(options) as AsyncGenerator<TrainEvent<EvaluationOf<S>>, void, undefined>
+}
+
+async function* run(options: TrainOptions): AsyncGenerator<TrainEvent, void, undefined> {
   const settings = settingsOf(options)
   const { decoder, validation, batch, block, steps, accumulate, unroll, signal, resume, checkpoints } =
     settings
@@ -222,7 +245,6 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
   let saved: string | undefined
   let savedStep = 0
   let memory = resume ? undefined : decoder.initialMemory(batch)
-  const tokensPerStep = batch * block * unroll * accumulate
 
   async function save(): Promise<CheckpointEvent> {
     const checkpoint: Checkpoint = {
@@ -254,19 +276,21 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const penalties: Scalar[] = []
     let gradients: Record<string, Tensor> | undefined
     let answers: number | undefined
+    let read = 0
+    const played: Played[] = []
     for (let part = 0; part < accumulate; part++) {
-      const next = await stream.next()
-      if (next.resets?.length) memory = memory!.reset(next.resets)
-      const { inputs, targets, weights } = blockTensors(next, batch)
-      const result = decoder.gradients(inputs, targets, memory!, {
-        random,
-        unroll,
-        ...(weights && { weights }),
-      })
+      const learner = { decoder, memory: memory!, random }
+      const next = 'play' in stream ? await stream.play(learner) : await stream.next()
+      const result = gradientsOf(decoder, next, memory!, { random, unroll })
       memory = result.memory
-      dispose([inputs, targets, ...(weights ? [weights] : [])])
-      if (next.weights)
-        answers = (answers ?? 0) + next.weights.reduce((sum, each) => sum + Number(each > 0), 0)
+      if ('loss' in next) {
+        read += next.tokens
+        played.push(next.played)
+      } else {
+        read += next.inputs.length
+        if (next.weights)
+          answers = (answers ?? 0) + next.weights.reduce((sum, each) => sum + Number(each > 0), 0)
+      }
       losses.push(result.loss)
       penalties.push(result.penalty)
       gradients = accumulateGradients(gradients, result.gradients, part === accumulate - 1 ? accumulate : 1)
@@ -275,34 +299,49 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
     const norm = optimizer.update(gradients!, learningRate)
     dispose(gradients!)
     await decoder.afterUpdate()
-    const read = [norm, ...losses, ...penalties]
-    const [gradientNorm, ...values] = (await Promise.all(read.map((value) => value.data()))).map(
+    const scalars = [norm, ...losses, ...penalties]
+    const [gradientNorm, ...values] = (await Promise.all(scalars.map((value) => value.data()))).map(
       (data) => data[0]!,
     )
-    dispose(read)
+    dispose(scalars)
     const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / accumulate
+    const loss = mean(values.slice(0, accumulate))
     return {
-      gradientNorm: gradientNorm!,
-      loss: mean(values.slice(0, accumulate)),
+      read,
+      ...(isRolloutSource(settings.train)
+        ? { loss, ...playedFigures(played) }
+        : { ...scores(loss, settings.train), ...(answers !== undefined && { answers }) }),
       penalty: mean(values.slice(accumulate)),
-      ...(answers !== undefined && { answers }),
+      gradientNorm: gradientNorm!,
     }
   }
 
   const evaluationIsDue = () => step === steps || (settings.evalEvery > 0 && step % settings.evalEvery === 0)
 
+  function evaluated(found: Evaluation | RolloutEvaluation): EvalEvent {
+    settings.check?.()
+    history.push({ step, ...found })
+    return { type: 'eval', step, ...found, seconds: seconds() }
+  }
+
   /** Evaluates when it is due; an aborted evaluation is done anew when the run is resumed. */
   async function* evaluateIfDue(): AsyncGenerator<TrainEvent, void, undefined> {
     if (!validation || !evaluationIsDue() || step === 0 || history.at(-1)?.step === step || signal?.aborted)
       return
+    if (isRolloutSource(validation)) {
+      const episodes = settings.validBatch
+      const found = await validation.evaluate({ decoder, episodes, signal }).catch((error) => {
+        if (!signal?.aborted) throw error
+      })
+      if (found) yield evaluated(found)
+      return
+    }
     const blocks = evaluation({ decoder, source: validation, batch: settings.validBatch, block, signal })
     try {
       for (;;) {
         const next = await blocks.next()
         if (next.done) {
-          settings.check?.()
-          history.push({ step, ...next.value })
-          yield { type: 'eval', step, ...next.value, seconds: seconds() }
+          yield evaluated(next.value)
           return
         }
         yield { type: 'evaluating', step, ...next.value }
@@ -332,33 +371,31 @@ export async function* train(options: TrainOptions): AsyncGenerator<TrainEvent, 
       step,
       steps,
       parameters: decoder.parameterCount,
-      ...(settings.train.length !== undefined && { trainTokens: settings.train.length }),
-      ...(validation?.length !== undefined && { validationTokens: validation.length }),
+      ...lengthOf('trainTokens', settings.train),
+      ...lengthOf('validationTokens', validation),
     }
     yield* evaluateIfDue()
     while (step < steps && !signal?.aborted) {
       const start = performance.now()
       const learningRate = learningRateAt(step + 1, settings)
-      const { loss, penalty, gradientNorm, answers } = await update(learningRate)
+      const { read, ...found } = await update(learningRate)
+      const { loss, penalty, gradientNorm } = found
       settings.check?.()
       step++
       if (!Number.isFinite(loss + penalty + gradientNorm))
         throw notFinite({ step, loss, penalty, gradientNorm, learningRate }, saved)
-      tokens += tokensPerStep
+      tokens += read
       await breathe()
       yield {
         type: 'step',
         step,
-        ...scores(loss, settings.train),
-        ...(answers !== undefined && { answers }),
-        penalty,
+        ...found,
         learningRate,
-        gradientNorm,
         slots: memory!.slots,
         memoryBytes: memory!.bytes,
         tokens,
         seconds: seconds(),
-        tokensPerSecond: tokensPerStep / ((performance.now() - start) / 1000),
+        tokensPerSecond: read / ((performance.now() - start) / 1000),
       }
       yield* evaluateIfDue()
       if (settings.report && evaluationIsDue())
@@ -388,9 +425,16 @@ function describeTraining(settings: Settings): Record<string, unknown> {
   }
 }
 
-function describeData({ identity, length, vocabulary }: BlockSource): CheckpointState['data'] {
-  return { identity, vocabulary, ...(length !== undefined && { tokens: length }) }
+function describeData(source: BlockSource | RolloutSource): CheckpointState['data'] {
+  const { identity, vocabulary } = source
+  return { identity, vocabulary, ...lengthOf('tokens', source) }
 }
+
+/** The tokens of a text under that name; nothing of what is endless. */
+const lengthOf = <N extends string>(name: N, source: BlockSource | RolloutSource | undefined) =>
+  (source && 'length' in source && source.length !== undefined ? { [name]: source.length } : {}) as {
+    [name in N]?: number
+  }
 
 function checkResume(settings: Settings, { state, path = 'the checkpoint' }: Checkpoint): void {
   const refuse = (what: string, saved: unknown, given: unknown, fix: string) => {
@@ -500,6 +544,7 @@ function check(settings: Settings): Settings {
           `${settings.decoder.config.vocabulary}: make the decoder with vocabulary ${source.vocabulary}`,
         { tokens: source.vocabulary, vocabulary: settings.decoder.config.vocabulary },
       )
-  settings.validation?.evaluation({ batch: settings.validBatch, block: settings.block })
+  if (settings.validation && !isRolloutSource(settings.validation))
+    settings.validation.evaluation({ batch: settings.validBatch, block: settings.block })
   return settings
 }

@@ -337,7 +337,7 @@ class CompareSession {
     return { ...what, figures, ...curves }
   }
 
-  /** The run's metrics: training loss (of text) thinned to means of neighbouring steps, every evaluation. */
+  /** The run's metrics: of training (bits per byte, episodes solved) means of neighbouring steps, every evaluation. */
   private async curvesOf(run: PlannedRun): Promise<Pick<RunResult, 'training' | 'validation'>> {
     const text = await readFile(join(this.runPath(run), 'metrics.jsonl'), 'utf8').catch(() => '')
     // Seconds start anew where a run was resumed.
@@ -347,24 +347,33 @@ class CompareSession {
       .split('\n')
       .filter((line) => line.endsWith('}'))
       .map((line) => {
-        const event = JSON.parse(line) as { type: string } & CurvePoint
+        const event = JSON.parse(line) as { type: string; episodes?: number } & CurvePoint
         if (event.seconds < last) before += last
         last = event.seconds ?? last
         return { ...event, seconds: before + last }
       })
     const steps = lines.filter(({ type }) => type === 'step')
-    const width = Math.max(1, Math.ceil(steps.length / 100))
+    // Of a world, so few that each has episodes enough.
+    const most = steps[0]?.episodes === undefined ? 100 : 25
+    const width = Math.max(1, Math.ceil(steps.length / most))
     const training: CurvePoint[] = []
     for (let from = 0; from < steps.length; from += width) {
       const part = steps.slice(from, from + width)
-      const { step, seconds, bitsPerByte } = part.at(-1)!
-      if (bitsPerByte === undefined) continue
-      const mean = part.reduce((sum, point) => sum + point.bitsPerByte!, 0) / part.length
-      training.push({ step, seconds, bitsPerByte: mean })
+      const { step, seconds } = part.at(-1)!
+      const mean = (name: 'bitsPerByte' | 'solved', weight: (point: (typeof part)[number]) => number) => {
+        const having = part.filter((point) => point[name] !== undefined)
+        const sum = having.reduce((total, point) => total + weight(point) * point[name]!, 0)
+        const of = having.reduce((total, point) => total + weight(point), 0)
+        return having.length === 0 ? {} : { [name]: sum / of }
+      }
+      const found = { ...mean('bitsPerByte', () => 1), ...mean('solved', ({ episodes }) => episodes!) }
+      if (Object.keys(found).length > 0) training.push({ step, seconds, ...found })
     }
     const validation = lines
       .filter(({ type }) => type === 'eval')
-      .map(({ step, seconds, bitsPerByte, accuracy }) => ({ step, seconds, bitsPerByte, accuracy }))
+      .map(({ step, seconds, bitsPerByte, accuracy, solved }) => ({
+        ...{ step, seconds, bitsPerByte, accuracy, solved },
+      }))
     return { training, validation }
   }
 

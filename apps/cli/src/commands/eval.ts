@@ -9,10 +9,12 @@ import {
   evaluation,
   type FrequencyBucket,
   frequencyBuckets,
+  isRolloutSource,
   type MultipleChoiceResult,
   measureText,
   multipleChoice,
   parseQuestions,
+  type RolloutSource,
   type TextPart,
   type TextScores,
   type TextSource,
@@ -22,18 +24,19 @@ import {
 } from '@lethe/trainer'
 import { startBackend } from '../backend'
 import type { CommandLine } from '../command-line'
-import { openData, openTexts, type RunData } from '../data'
+import { foreignOptions, openData, openTexts, type RunData, refuseForeign } from '../data'
 import { UsageError } from '../errors'
 import { openModel, openTextModel, type TrainedModel } from '../model'
 import type { Given } from '../options'
-import { count, percent, StatusLine } from '../output'
+import { count, duration, percent, StatusLine } from '../output'
 import { evaluationText, perplexityText, wordsText } from '../session'
 
 export async function evalCommand(line: CommandLine): Promise<number> {
   return line.given['multiple-choice'] === undefined ? evaluateData(line) : chooseEndings(line)
 }
 
-async function evaluateData({ given, positionals }: CommandLine): Promise<number> {
+async function evaluateData(line: CommandLine): Promise<number> {
+  const { given, positionals } = line
   const model = await openModel('eval', positionals, () => startBackend(given))
   const { decoder, config } = model
   const data = await openEvaluated(given, model, positionals[0]!)
@@ -41,6 +44,7 @@ async function evaluateData({ given, positionals }: CommandLine): Promise<number
     throw new UsageError(
       `with these --task-options there are ${data.vocabulary} different tokens, and the model knows ${decoder.config.vocabulary}: evaluate on a task of the same tokens`,
     )
+  if (isRolloutSource(data.validation)) return playEpisodes(line, model, data.validation)
   const text = data.text && partOf(data, given.split as TextPart | undefined)
   const status = new StatusLine(process.stdout)
   const json = given.json ?? false
@@ -93,6 +97,27 @@ async function evaluateData({ given, positionals }: CommandLine): Promise<number
   return 0
 }
 
+/** How an agent does in its world. */
+async function playEpisodes(
+  { given }: CommandLine,
+  { decoder, config, step }: TrainedModel,
+  world: RolloutSource,
+): Promise<number> {
+  if (given.block !== undefined)
+    throw new UsageError('--block is of no use here: an agent acts step by step, so leave it out')
+  const episodes = given['valid-batch'] ?? config['valid-batch'] ?? 64
+  const began = performance.now()
+  const result = await world.evaluate({ decoder, episodes })
+  const seconds = (performance.now() - began) / 1000
+  decoder.dispose()
+  if (given.json) console.log(JSON.stringify({ ...result, step, seconds }))
+  else
+    console.log(
+      `${evaluationText(result)} (step ${step}, ${result.slots.toFixed(1)} slots, ${duration(seconds)})`,
+    )
+  return 0
+}
+
 function describeWords(
   scores: TextScores,
   unknown: number | undefined,
@@ -123,6 +148,8 @@ async function openEvaluated(given: Given, model: TrainedModel, path: string): P
     throw new UsageError(
       `the model in ${path} was trained on the task ${config.task}, not on text: leave out --${stray}`,
     )
+  const foreign = foreignOptions(config.task?.[0]).find((name) => given[name] !== undefined)
+  if (foreign) refuseForeign(foreign)
   const only = [(given.split ?? 'validation') as TextPart]
   if (tokenizer && given.data?.length) {
     const data = await openTexts(given.data, { tokenizer, trainFraction: 0, only })
@@ -138,6 +165,7 @@ const evaluated = (config: Given, given: Given): Given => ({
   ...config,
   ...(given['task-options'] && { 'task-options': { ...config['task-options'], ...given['task-options'] } }),
   ...(given['valid-tokens'] !== undefined && { 'valid-tokens': given['valid-tokens'] }),
+  ...(given.greedy && { greedy: given.greedy }),
 })
 
 function partOf({ text }: RunData, split: TextPart = 'validation'): TextSource {
@@ -165,7 +193,7 @@ async function trainingCounts(given: Given, model: TrainedModel, data: RunData, 
 }
 
 async function chooseEndings({ given, positionals }: CommandLine): Promise<number> {
-  const stray = (['data', 'split', 'buckets', 'task-options', 'valid-tokens'] as const).find(
+  const stray = (['data', 'split', 'buckets', 'task-options', 'valid-tokens', 'greedy'] as const).find(
     (name) => given[name] !== undefined,
   )
   if (stray) throw new UsageError(`--multiple-choice has a file of its own: leave out --${stray}`)

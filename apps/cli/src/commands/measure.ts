@@ -4,7 +4,7 @@ import { startBackend } from '../backend'
 import type { CommandLine } from '../command-line'
 import { type Figures, measure } from '../compare/figures'
 import { qualityOf } from '../compare/quality'
-import { openData } from '../data'
+import { isWorld, openData, refuseForeign } from '../data'
 import { UsageError } from '../errors'
 import { methodOf, methods } from '../methods'
 import { openModel } from '../model'
@@ -18,7 +18,8 @@ export async function measureCommand({ given, positionals }: CommandLine): Promi
   const { decoder, tokenizer, config } = await openModel('measure', positionals, async () => {
     backend = (await startBackend(given)).name
   })
-  const data = await openData(config, tokenizer)
+  if (given.greedy && !isWorld(config.task?.[0])) refuseForeign('greedy')
+  const data = await openData({ ...config, ...(given.greedy && { greedy: true }) }, tokenizer)
   const measured = given.budget === undefined ? decoder : withBudget(decoder, config, given.budget)
   const figures = await measure({
     decoder: measured,
@@ -42,25 +43,30 @@ function withBudget(decoder: Decoder, config: Given, budget: number): Decoder {
 }
 
 function describe(figures: Figures, backend: string): string[] {
-  const last = figures.byPosition.at(-1)!
+  const last = figures.byPosition.at(-1)
   const { label, format, of } = qualityOf(figures)
+  const targets = figures.tokens === undefined ? '' : `${count(figures.tokens)} targets, `
   return [
-    `${evaluationText(figures)}; ${count(figures.tokens)} targets, ${count(figures.parameters)} parameters`,
+    `${evaluationText(figures)}; ${targets}${count(figures.parameters)} parameters`,
     ...(figures.text ? [wordsText(figures.text)] : []),
     `${figures.slots.toFixed(1)} slots, at most ${bytes(figures.memoryBytes)} of memory per stream`,
     `${backend}: ${figures.trainingMsPerBlock.toFixed(0)} ms forward and backward per block (${count(figures.trainingTokensPerSecond)} tokens/s), ` +
-      `${figures.evaluationMsPerBlock.toFixed(0)} ms to evaluate one; peak ${bytes(figures.peakTensorBytes)} of tensors, ${bytes(figures.peakRssBytes)} resident`,
+      `${figures.evaluationMsPerBlock.toFixed(0)} ms to ${figures.tokens === undefined ? 'act for' : 'evaluate'} one; peak ${bytes(figures.peakTensorBytes)} of tensors, ${bytes(figures.peakRssBytes)} resident`,
     '',
-    'slots attended to, by layer and head:',
+    `slots attended to, by layer and head${figures.solved === undefined ? '' : ' (in blocks of training, idle rows included)'}:`,
     ...figures.layers.map(
       ({ attended, slots }, layer) =>
         `  layer ${layer}: ${attended.map((value) => value.toFixed(1)).join('  ')}   (${slots.toFixed(1)} held)`,
     ),
-    '',
-    `${label} after so many tokens of context:`,
-    ...figures.byPosition.map(
-      (bin) =>
-        `  ${`${count(bin.from)}–${count(bin.to)}`.padEnd(2 * count(last.to).length + 1)}  ${format(of(bin)!)}`,
-    ),
+    ...(last
+      ? [
+          '',
+          `${label} after so many tokens of context:`,
+          ...figures.byPosition.map(
+            (bin) =>
+              `  ${`${count(bin.from)}–${count(bin.to)}`.padEnd(2 * count(last.to).length + 1)}  ${format(of(bin)!)}`,
+          ),
+        ]
+      : []),
   ]
 }

@@ -1,34 +1,50 @@
-/** What a trained model remembers, how well it predicts with it, and what that costs: measured on its own text. */
-import type { Decoder, Memory } from '@lethe/core'
-import { registerGradients } from '@lethe/core'
+/** What a trained model remembers, how well it predicts or acts with it, and what that costs: on its own text, task or world. */
+import type { Decoder, GradientResult, Memory } from '@lethe/core'
+import { Random, registerGradients } from '@lethe/core'
 import {
+  type Block,
   blockSource,
-  blockTensors,
   type EvaluatedBlock,
   type Evaluation,
   evaluate,
+  gradientsOf,
+  isRolloutSource,
   measureText,
+  type Rollout,
+  type RolloutEvaluation,
+  type RolloutSource,
   type Source,
   type TextScores,
+  type TrainingSource,
   textScores,
 } from '@lethe/trainer'
-import { dispose, profile } from '@tensorflow/tfjs-core'
+import { dispose, profile, tensor2d } from '@tensorflow/tfjs-core'
 import { median } from '../commands/bench/statistics'
 import type { RunData } from '../data'
+import type { Measured } from './quality'
 
-/** Scores are of the whole validation part, memory carried from block to block. */
-export interface Figures extends Evaluation {
+/** What the other one has, not there. */
+type Without<T, Of> = { readonly [name in Exclude<keyof T, keyof Of>]?: undefined }
+
+/** Scores are of the whole validation part, memory carried from block to block; in a world, of episodes. */
+export type Figures = Measurements &
+  (
+    | (Evaluation & Without<RolloutEvaluation, Evaluation>)
+    | (RolloutEvaluation & Without<Evaluation, RolloutEvaluation>)
+  )
+
+interface Measurements {
   /** Of a text, per word and character. */
   readonly text?: TextScores
   readonly parameters: number
   /** Most bytes of one stream's memory. */
   readonly memoryBytes: number
-  /** Of the targets that come after so many tokens of their stream: [from, to). */
+  /** Of the targets that come after so many tokens of their stream: [from, to). None in a world. */
   readonly byPosition: readonly PositionFigures[]
-  /** Slots alive after so many tokens, mean over layers and rows. */
+  /** Slots alive after so many tokens, or steps of the world, mean over layers and rows. */
   readonly slotsOverTime: readonly { readonly position: number; readonly slots: number }[]
   readonly layers: readonly LayerFigures[]
-  /** Medians: one block of the evaluation, and one forward and backward pass, of the run's own batch. */
+  /** Medians: one block of the evaluation (of a world: acting for one), and one forward and backward pass, of the run's own batch. */
   readonly evaluationMsPerBlock: number
   readonly trainingMsPerBlock: number
   readonly trainingTokensPerSecond: number
@@ -37,7 +53,8 @@ export interface Figures extends Evaluation {
   readonly peakRssBytes: number
 }
 
-export interface PositionFigures extends Pick<Evaluation, 'loss' | 'bitsPerByte' | 'accuracy'> {
+export interface PositionFigures extends Measured {
+  readonly loss: number
   readonly from: number
   readonly to: number
 }
@@ -61,18 +78,44 @@ export interface MeasureOptions {
 
 const timedBlocks = 5
 const mostBlocksToFill = 64
+/** Acting takes longer than reading. */
+const mostRolloutsToFill = 8
 
 /** Measures a trained model; leaves its weights as they are. */
 export async function measure(options: MeasureOptions): Promise<Figures> {
-  const { decoder, data, batch, block, validBatch } = options
+  const { decoder, data, batch, block } = options
   // What shapes depend on (trimmed spans) is read from the weights before the first memory is made.
   await decoder.afterUpdate()
+  const { validation } = data
+  const found = isRolloutSource(validation)
+    ? await measureEpisodes(options, validation)
+    : await measureReading(options, validation)
+  const { memoryBytes, acting, ...training } = await measureTraining(decoder, data.train, batch, block)
+  return {
+    ...('memoryBytes' in found ? found : { ...found, memoryBytes, evaluationMsPerBlock: median(acting) }),
+    parameters: decoder.parameterCount,
+    ...training,
+    peakRssBytes: process.resourceUsage().maxRSS * 1024,
+  }
+}
+
+async function measureEpisodes({ decoder, validBatch }: MeasureOptions, validation: RolloutSource) {
+  const slotsOverTime: { position: number; slots: number }[] = []
+  const evaluation = await validation.evaluate({
+    decoder,
+    episodes: validBatch,
+    onStep: ({ step, slots }) => slotsOverTime.push({ position: step, slots }),
+  })
+  return { ...evaluation, byPosition: [], slotsOverTime: thinned(slotsOverTime) }
+}
+
+async function measureReading({ decoder, data, block, validBatch }: MeasureOptions, validation: Source) {
   const blocks: EvaluatedBlock[] = []
   const times: number[] = []
   let last = performance.now()
   const evaluation = await evaluate({
     decoder,
-    source: data.validation,
+    source: validation,
     batch: validBatch,
     block,
     onBlock: (evaluated) => {
@@ -83,17 +126,13 @@ export async function measure(options: MeasureOptions): Promise<Figures> {
     },
   })
   const text = data.text?.validation.text()
-  const training = await measureTraining(decoder, data.train, batch, block)
   return {
-    parameters: decoder.parameterCount,
     ...evaluation,
     ...(text && { text: textScores(evaluation, await measureText(text)) }),
     memoryBytes: Math.max(...blocks.map(({ memoryBytes }) => memoryBytes)) / validBatch,
-    byPosition: byPosition(blocks, block, blockSource(data.validation).bytesPerToken),
+    byPosition: byPosition(blocks, block, blockSource(validation).bytesPerToken),
     slotsOverTime: thinned(blocks.map(({ position, slots }) => ({ position: position + block, slots }))),
     evaluationMsPerBlock: median(times),
-    ...training,
-    peakRssBytes: process.resourceUsage().maxRSS * 1024,
   }
 }
 
@@ -130,26 +169,37 @@ function thinned<T>(values: readonly T[]): T[] {
   return values.filter((_, index) => index % step === 0 || index === values.length - 1)
 }
 
-/** Forward and backward passes over the training text, with a memory that has filled up; and the layers' report. */
-async function measureTraining(decoder: Decoder, source: Source, batch: number, block: number) {
+/** Forward and backward passes over what the run trains on, with a memory that has filled up; and the layers' report. */
+async function measureTraining(decoder: Decoder, source: TrainingSource, batch: number, block: number) {
   registerGradients()
-  const stream = blockSource(source).stream({ batch, block })
+  const random = new Random(0)
+  const acting: number[] = []
   let memory: Memory = decoder.initialMemory(batch)
-  const read = async (body: (tensors: ReturnType<typeof blockTensors>) => void) => {
-    const next = await stream.next()
-    if (next.resets?.length) memory = memory.reset(next.resets)
-    const tensors = blockTensors(next, batch)
-    body(tensors)
-    dispose(Object.values(tensors))
+  let memoryBytes = 0
+  const stream = isRolloutSource(source)
+    ? source.stream({ batch, block })
+    : blockSource(source).stream({ batch, block })
+  const next = async (): Promise<Block | Rollout> => {
+    if (!('play' in stream)) return stream.next()
+    const began = performance.now()
+    const rollout = await stream.play({ decoder, memory, random })
+    acting.push(performance.now() - began)
+    return rollout
   }
-  for (let index = 0, slots = -1; memory.slots !== slots && index < mostBlocksToFill; index++) {
-    slots = memory.slots
-    await read(({ inputs }) => {
-      const result = decoder.forward(inputs, memory)
-      dispose([result.logits, result.penalty])
-      memory = result.memory
-    })
+  const compact = async () => {
     memory = await decoder.compact(memory)
+    memoryBytes = Math.max(memoryBytes, memory.bytes / batch)
+  }
+
+  const most = isRolloutSource(source) ? mostRolloutsToFill : mostBlocksToFill
+  for (let index = 0, slots = -1; memory.slots !== slots && index < most; index++) {
+    slots = memory.slots
+    const { inputs: tokens, resets } = await next()
+    const inputs = tensor2d(tokens, [batch, tokens.length / batch], 'int32')
+    const result = decoder.forward(inputs, resets?.length ? memory.reset(resets) : memory)
+    dispose([inputs, result.logits, result.penalty])
+    memory = result.memory
+    await compact()
   }
   const layers = (await decoder.report(memory)).map(
     ({ slots, bytes, attended, flopsPerStep }): LayerFigures => ({
@@ -159,37 +209,41 @@ async function measureTraining(decoder: Decoder, source: Source, batch: number, 
       flopsPerStep,
     }),
   )
-  const step = () =>
-    read(({ inputs, targets, weights }) => {
-      const result = decoder.gradients(inputs, targets, memory, weights && { weights })
-      memory = result.memory
-      pending = result.loss
-      dispose([result.penalty, Object.values(result.gradients)])
-    })
-  let pending: { data(): Promise<unknown>; dispose(): void } | undefined
-  const finish = async () => {
-    await pending!.data()
-    pending!.dispose()
-    memory = await decoder.compact(memory)
+  const pass = (read: Block | Rollout) => {
+    const result = gradientsOf(decoder, read, memory)
+    memory = result.memory
+    dispose([result.penalty, Object.values(result.gradients)])
+    return result.loss
+  }
+  const finish = async (loss: GradientResult['loss']) => {
+    await loss.data()
+    loss.dispose()
+    await compact()
   }
   const times: number[] = []
+  let tokens = 0
   for (let index = -1; index < timedBlocks; index++) {
+    const read = await next()
+    tokens = read.inputs.length
     const began = performance.now()
-    await step()
-    await finish()
+    await finish(pass(read))
     if (index >= 0) times.push(performance.now() - began)
   }
-  const { peakBytes } = await profile(async () => {
-    await step()
+  const read = await next()
+  let loss: GradientResult['loss'] | undefined
+  const { peakBytes } = await profile(() => {
+    loss = pass(read)
     return null as never
   })
-  await finish()
+  await finish(loss!)
   memory.dispose()
   const trainingMsPerBlock = median(times)
   return {
     layers,
+    memoryBytes,
+    acting,
     trainingMsPerBlock,
-    trainingTokensPerSecond: (1000 * batch * block) / trainingMsPerBlock,
+    trainingTokensPerSecond: (1000 * tokens) / trainingMsPerBlock,
     peakTensorBytes: peakBytes,
   }
 }

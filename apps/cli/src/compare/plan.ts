@@ -1,6 +1,6 @@
 /** Which runs a comparison consists of. */
 import { LetheError } from '@lethe/core'
-import { taskOf } from '../data'
+import { foreignOptions, refuseForeign, taskOf } from '../data'
 import { UsageError } from '../errors'
 import { methodOptionNames, methods } from '../methods'
 import type { Given } from '../options'
@@ -127,12 +127,20 @@ function dataOf(given: Given): { data: Given; task?: string; error?: string }[] 
     throw new UsageError(
       `--task-options of several tasks go by their names (${names.join(', ')}), such as {"${names[0]}":{…}}, not by "${stray}"`,
     )
+  // An option that only some of the tasks take is theirs alone.
+  const foreign = names.map(foreignOptions)
+  const useless = foreign[0]!.find(
+    (option) => given[option] !== undefined && foreign.every((each) => each.includes(option)),
+  )
+  if (useless) refuseForeign(useless)
   const errors: LetheError[] = []
   const each = names.map((task) => {
     const own = names.length > 1 ? (options?.[task] as Given['task-options']) : options
     const data: Given = { task: [task], ...(own && { 'task-options': own }) }
+    const others = foreignOptions(task) as readonly string[]
+    const taken = Object.fromEntries(Object.entries(rest).filter(([name]) => !others.includes(name)))
     try {
-      taskOf({ ...rest, ...data })
+      taskOf({ ...taken, ...data })
       return { data, task }
     } catch (error) {
       if (!LetheError.isInstance(error)) throw error

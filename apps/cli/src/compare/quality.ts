@@ -1,12 +1,15 @@
-/** The figure by which models are compared: bits per byte of text, accuracy of the answers of a task. */
-import type { Evaluation } from '@lethe/trainer'
+/** The figure by which models are compared: bits per byte of text, accuracy of a task's answers, episodes solved in a world. */
 import { percent } from '../output'
 
-type Measured = { readonly [name in 'bitsPerByte' | 'accuracy']?: Evaluation[name] | undefined }
+export type Measured = { readonly [name in 'bitsPerByte' | 'accuracy' | 'solved']?: number | undefined }
 
 export interface Quality {
   readonly name: keyof Measured
   readonly label: string
+  /** Of a column. */
+  readonly head: string
+  /** What it is a part of; of bits per byte nothing. */
+  readonly parts?: 'answers' | 'episodes'
   /** 1 where more is worse, -1 where more is better. */
   readonly worse: 1 | -1
   readonly format: (value: number) => string
@@ -16,6 +19,7 @@ export interface Quality {
 const bitsPerByte: Quality = {
   name: 'bitsPerByte',
   label: 'bits per byte',
+  head: 'bits/byte',
   worse: 1,
   format: (value) => value.toFixed(4),
   of: (figures) => figures.bitsPerByte,
@@ -24,11 +28,23 @@ const bitsPerByte: Quality = {
 const accuracy: Quality = {
   name: 'accuracy',
   label: 'accuracy',
+  head: 'accuracy',
+  parts: 'answers',
   worse: -1,
   format: percent,
   of: (figures) => figures.accuracy,
 }
 
+const solved: Quality = {
+  name: 'solved',
+  label: 'episodes solved',
+  head: 'solved',
+  parts: 'episodes',
+  worse: -1,
+  format: percent,
+  of: (figures) => figures.solved,
+}
+
 /** Of these figures. */
 export const qualityOf = (figures: Measured): Quality =>
-  figures.accuracy === undefined ? bitsPerByte : accuracy
+  figures.solved !== undefined ? solved : figures.accuracy !== undefined ? accuracy : bitsPerByte

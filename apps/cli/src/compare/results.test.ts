@@ -45,6 +45,24 @@ const failed: RunResult = {
   validation: [],
 }
 
+test('worlds are compared by the episodes solved, more is better, and tables have a column for what some rows have', () => {
+  const agent = (budget: number, solved: number, meanReturn: number): RunResult => {
+    const { figures, ...rest } = run('fixed-span', budget, 0, 0)
+    const { bitsPerByte: _, perplexity: __, ...costs } = figures!
+    const scores = { solved, chance: 0.5, oracle: 1, meanReturn }
+    return { ...rest, task: 'portal', figures: { ...costs, ...scores } as unknown as Figures }
+  }
+  const rows = rowsOf([agent(64, 0.75, 1.25), agent(16, 0.74, 1), agent(4, 0.5, 0.5)])
+  expect(rows[1]).toMatchObject({ solved: { mean: 0.74 }, meanReturn: { mean: 1 }, chance: 0.5, oracle: 1 })
+  const [{ methods }] = equalQuality(rows, 0.02) as [EqualQualities]
+  expect(methods.map(({ row, saved }) => [row?.budget, saved?.slots])).toEqual([[16, 4]])
+  const [head, first] = tableOf(rows)
+  expect(head).toMatch(/budget +mean slots +solved +chance +oracle +mean return +memory/)
+  expect(first).toMatch(/^portal +fixed-span +64 +64\.0 +75\.0 % +50\.0 % +100\.0 % +1\.250 /)
+  const text = tableOf(rowsOf([run('fixed-span', 8, 0, 2)]))[0]
+  expect(text).toMatch(/mean slots +attended +bits\/byte +memory/)
+})
+
 test('the deviation is that of a sample, and there is none of one value', () => {
   expect(spreadOf([1, 2, 3, 4])).toEqual({ mean: 2.5, deviation: Math.sqrt(5 / 3) })
   expect(spreadOf([7])).toEqual({ mean: 7, deviation: undefined })
@@ -65,7 +83,7 @@ describe('rows', () => {
       ['compressive', 0],
     ])
     expect(rows[0]!.bitsPerByte).toEqual({ mean: 3, deviation: Math.SQRT2 })
-    expect(rows[1]!.attended.mean).toBe(6)
+    expect(rows[1]!.attended!.mean).toBe(6)
   })
 
   test('a run that failed is named in the table, the others have their numbers', () => {

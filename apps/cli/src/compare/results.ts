@@ -1,15 +1,13 @@
 /** What a comparison found: results of runs, rows of the table, and the smallest memory that is good enough. */
 import { bytes, count, percent } from '../output'
 import type { Figures } from './figures'
-import { type Quality, qualityOf } from './quality'
+import { type Measured, type Quality, qualityOf } from './quality'
 
-/** Training has bits per byte of text alone; an evaluation has the quality that models are compared by. */
-export interface CurvePoint {
+/** An evaluation has the quality that models are compared by; so has training, but for the accuracy of answers. */
+export interface CurvePoint extends Measured {
   readonly step: number
   /** Of training, evaluations included. */
   readonly seconds: number
-  readonly bitsPerByte?: number | undefined
-  readonly accuracy?: number | undefined
 }
 
 export interface RunResult {
@@ -24,7 +22,7 @@ export interface RunResult {
   /** What went wrong; then there are no figures. */
   readonly error?: string
   readonly figures?: Figures
-  /** Training loss, means of neighbouring steps. */
+  /** Means of neighbouring steps. */
   readonly training: readonly CurvePoint[]
   readonly validation: readonly CurvePoint[]
 }
@@ -63,14 +61,20 @@ export interface Row {
   readonly failed: readonly string[]
   /** Of text. */
   readonly bitsPerByte?: Spread
-  /** Of tasks: the part of the answers that are right, and that guessing gets right. */
+  /** Of tasks: the part of the answers that are right. */
   readonly accuracy?: Spread
+  /** Of worlds: the part of the episodes that are solved, and the mean undiscounted sum of an episode's rewards. */
+  readonly solved?: Spread
+  readonly meanReturn?: Spread
+  /** The quality of guessing, and in worlds that of an oracle in the same episodes. */
   readonly chance?: number
-  readonly perplexity: Spread
-  /** Held, mean over layers, rows and blocks of the evaluation. */
+  readonly oracle?: number
+  /** Per target. */
+  readonly perplexity?: Spread
+  /** Held, mean over layers, rows and blocks of the evaluation; of worlds over its steps. */
   readonly slots: Spread
-  /** That a step attends to, mean over layers and heads. */
-  readonly attended: Spread
+  /** That a step attends to, mean over layers and heads. Not of worlds: rows that are idle would count. */
+  readonly attended?: Spread
   readonly memoryBytes: Spread
   readonly peakTensorBytes: Spread
   readonly trainingMsPerBlock: Spread
@@ -105,9 +109,13 @@ export function rowsOf(runs: readonly RunResult[]): Row[] {
       failed: group.flatMap(({ error }) => error ?? []),
       ...(first && { [qualityOf(first).name]: spread((figure) => qualityOf(figure).of(figure)!) }),
       ...(first?.chance !== undefined && { chance: first.chance }),
-      perplexity: spread((figure) => figure.perplexity),
+      ...(first?.oracle !== undefined && { oracle: first.oracle }),
+      ...(first?.meanReturn !== undefined && { meanReturn: spread((figure) => figure.meanReturn!) }),
+      ...(first?.perplexity !== undefined && { perplexity: spread((figure) => figure.perplexity!) }),
       slots: spread((figure) => figure.slots),
-      attended: spread(({ layers }) => spreadOf(layers.flatMap(({ attended }) => attended)).mean),
+      ...(first?.solved === undefined && {
+        attended: spread(({ layers }) => spreadOf(layers.flatMap(({ attended }) => attended)).mean),
+      }),
       memoryBytes: spread((figure) => figure.memoryBytes),
       peakTensorBytes: spread((figure) => figure.peakTensorBytes),
       trainingMsPerBlock: spread((figure) => figure.trainingMsPerBlock),
@@ -118,7 +126,7 @@ export function rowsOf(runs: readonly RunResult[]): Row[] {
 
 /** The figure that a row is judged by. */
 export const qualityIn = (row: Row): { readonly quality: Quality; readonly spread: Spread } => {
-  const quality: Quality = qualityOf({ accuracy: row.accuracy?.mean })
+  const quality: Quality = qualityOf({ accuracy: row.accuracy?.mean, solved: row.solved?.mean })
   return { quality, spread: row[quality.name]! }
 }
 
@@ -166,7 +174,7 @@ export interface EqualQualities {
 
 /**
  * For each task and method, its row with the fewest mean slots that is at most `within` worse (bits per byte, or the
- * part of the answers) than the reference: the fixed span with the largest budget. Nothing where there is none.
+ * part of the answers or episodes) than the reference: the fixed span with the largest budget. Nothing where there is none.
  */
 export function equalQuality(rows: readonly Row[], within: number): EqualQualities[] {
   return byTask(rows.filter(({ seeds }) => seeds > 0)).flatMap(([task, done]) => {
@@ -207,7 +215,7 @@ export function memorySaved({ row, saved }: EqualQuality): string {
 
 /** What counts as equal, in words. */
 export const withinOf = (within: number, { quality }: { readonly quality: Quality }): string =>
-  quality.name === 'accuracy' ? `${percent(within)} of the answers` : `${within} ${quality.label}`
+  quality.parts === undefined ? `${within} ${quality.label}` : `${percent(within)} of the ${quality.parts}`
 
 interface Column {
   readonly head: string
@@ -224,10 +232,17 @@ export function columnsOf(rows: readonly Row[]): Column[] {
     deviation === undefined ? format(mean) : `${format(mean)} ± ${format(deviation)}`
   const number = (value: number) => value.toFixed(1)
   const tasks = rows.some(({ task }) => task !== undefined)
+  const done = rows.filter(({ seeds }) => seeds > 0)
+  const heads = new Set(done.map((row) => qualityIn(row).quality.head))
   const quality = (row: Row) => {
     const { quality, spread: found } = qualityIn(row)
     return spread(found, quality.format)
   }
+  /** A column that there is where some row has the figure. */
+  const where = (name: keyof Row, head: string, cell: (row: Row) => string): Column[] =>
+    done.some((row) => row[name] !== undefined)
+      ? [{ head, cell: (row) => (row[name] === undefined ? '–' : cell(row)) }]
+      : []
   return [
     ...(tasks ? [{ head: 'task', words: true, always: true, cell: ({ task }: Row) => task! } as const] : []),
     { head: 'method', words: true, always: true, cell: ({ method }) => method },
@@ -238,9 +253,13 @@ export function columnsOf(rows: readonly Row[]): Column[] {
         trainedBudget === undefined ? String(budget) : `${budget} of ${trainedBudget}`,
     },
     { head: 'mean slots', cell: (row) => spread(row.slots, number) },
-    { head: 'attended', cell: (row) => spread(row.attended, number) },
-    { head: tasks ? 'accuracy' : 'bits/byte', cell: quality },
-    ...(tasks ? [{ head: 'chance', cell: ({ chance }: Row) => percent(chance!) }] : []),
+    ...where('attended', 'attended', ({ attended }) => spread(attended!, number)),
+    { head: [...heads].join(' / '), cell: quality },
+    ...where('chance', 'chance', ({ chance }) => percent(chance!)),
+    ...where('oracle', 'oracle', ({ oracle }) => percent(oracle!)),
+    ...where('meanReturn', 'mean return', ({ meanReturn }) =>
+      spread(meanReturn!, (value) => value.toFixed(3)),
+    ),
     { head: 'memory/stream', cell: (row) => bytes(row.memoryBytes.mean) },
     { head: 'peak tensors', cell: (row) => bytes(row.peakTensorBytes.mean) },
     { head: 'ms/block', cell: (row) => spread(row.trainingMsPerBlock, number) },

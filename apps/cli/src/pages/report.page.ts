@@ -39,13 +39,13 @@ function charts(
   index: number,
   task: string | undefined,
   own: readonly Row[],
-  { name, label }: Quality,
+  { name, label, parts }: Quality,
 ): void {
   const runs = comparison.runs.filter((run) => run.task === task)
   const done = runs.filter(({ figures }) => figures !== undefined)
   const y: Axis = {
     label,
-    format: name === 'accuracy' ? (value) => `${+(100 * value).toFixed(1)} %` : (value) => value.toFixed(3),
+    format: parts ? (value) => `${+(100 * value).toFixed(1)} %` : (value) => value.toFixed(3),
   }
   const chart = (id: string, options: ChartOptions) => {
     const place = document.getElementById(`${id}-${index}`)
@@ -89,7 +89,7 @@ function charts(
       ...more,
     }))
 
-  /** Those of these figures that have this quality: of tasks, training has none. */
+  /** Those of these figures that have this quality: of answers, training has none. */
   const points = <T extends CurvePoint | PositionFigures>(
     list: readonly T[],
     x: (one: T) => number,
@@ -131,7 +131,7 @@ function charts(
     }),
   })
   chart('slots-over-time', {
-    x: { label: 'tokens read', log: true, format: short },
+    x: { label: parts === 'episodes' ? 'step of the episode' : 'tokens read', log: true, format: short },
     y: { label: 'slots per layer', format: short },
     series: lines(({ figures }) =>
       figures!.slotsOverTime.map(({ position, slots }) => ({ x: position, y: slots })),

@@ -13,7 +13,7 @@ import {
 } from '../compare/results'
 import { escaped, renderPage } from './page'
 
-/** @param within what counts as equal, in bits per byte or parts of the answers */
+/** @param within what counts as equal, in bits per byte or parts of the answers or episodes */
 export function reportPage(comparison: Comparison, within: number): string {
   const rows = rowsOf(comparison.runs)
   const names = comparison.data.map((path) => path.split('/').at(-1)!)
@@ -25,6 +25,10 @@ export function reportPage(comparison: Comparison, within: number): string {
         ? `${names.length} files`
         : names.join(', ')
   const { machine } = comparison
+  const acts = rows.every(({ bitsPerByte, accuracy }) => !bitsPerByte && !accuracy)
+  const legend = acts
+    ? 'Solved: of the episodes of an evaluation. Mean slots are held by those under way (mean over layers and steps).'
+    : 'Mean slots are held (mean over layers and blocks); attended: what a step looks at, mean over heads.'
   const pruned = rows.some(({ trainedBudget }) => trainedBudget !== undefined)
   return renderPage({
     title: `Lethe: forgetting methods on ${subject}`,
@@ -35,7 +39,7 @@ export function reportPage(comparison: Comparison, within: number): string {
       `<p class="quiet">${escaped(subject)}; ${escaped(String(comparison.options.steps))} steps; ${escaped(comparison.backend)} on ${escaped(machine.processor)}, ` +
         `${machine.cores} cores, Node ${escaped(machine.node)}; ${escaped(comparison.date.slice(0, 16).replace('T', ' '))} UTC</p>`,
       answers(rows, within),
-      `<section class="scroll">${table(rows)}<p class="quiet">Mean slots are held (mean over layers and blocks); attended: what a step looks at, mean over heads.${pruned ? ' A budget of a larger one: models of that, measured with a smaller one.' : ''}</p></section>`,
+      `<section class="scroll">${table(rows)}<p class="quiet">${legend}${pruned ? ' A budget of a larger one: models of that, measured with a smaller one.' : ''}</p></section>`,
       ...tasks.flatMap(([task, own], index) => charts(task, own, index)),
       ...tasks.map(([task]) => spans(task, comparison)),
     ].join('\n'),
@@ -50,10 +54,12 @@ function charts(task: string | undefined, rows: readonly Row[], index: number): 
   if (!done) return []
   const { quality } = qualityIn(done)
   const corner = quality.worse === 1 ? 'Lower left' : 'Upper left'
-  const curves =
-    quality.name === 'accuracy'
-      ? 'Accuracy of evaluations.'
-      : 'Dashed: training loss; dots: whole validation text.'
+  const acts = quality.parts === 'episodes'
+  const curves = {
+    bitsPerByte: 'Dashed: training loss; dots: whole validation text.',
+    accuracy: 'Accuracy of evaluations.',
+    solved: 'Dashed: episodes of training; dots: evaluations.',
+  }[quality.name]
   return [
     ...(task === undefined ? [] : [`<h2 class="task">${escaped(task)}</h2>`]),
     '<div class="charts">',
@@ -69,12 +75,16 @@ function charts(task: string | undefined, rows: readonly Row[], index: number): 
       'Learning, by the clock',
       'Runs side by side share the machine; ms per block in the table were taken alone.',
     ),
-    section(
-      'by-position',
-      'What memory is worth',
-      `Validation: ${quality.label} by how many tokens of the stream were read before.`,
-    ),
-    section('slots-over-time', 'Slots held', 'While the validation part is read.'),
+    ...(acts
+      ? [section('slots-over-time', 'Slots held', 'By steps of the episode, in those that last so long.')]
+      : [
+          section(
+            'by-position',
+            'What memory is worth',
+            `Validation: ${quality.label} by how many tokens of the stream were read before.`,
+          ),
+          section('slots-over-time', 'Slots held', 'While the validation part is read.'),
+        ]),
     '</div>',
   ]
 }
@@ -115,6 +125,7 @@ function table(rows: readonly Row[]): string {
 function spans(task: string | undefined, { runs }: Comparison): string {
   const done = runs.filter((run) => run.task === task && run.figures !== undefined)
   if (done.length === 0) return ''
+  const acts = done.some(({ figures }) => figures!.solved !== undefined)
   const most = Math.max(...done.flatMap(({ figures }) => figures!.layers.flatMap(({ attended }) => attended)))
   const methods = [...new Set(done.map(({ method }) => method))]
   const tables = methods.map((method, index) => {
@@ -130,5 +141,5 @@ function spans(task: string | undefined, { runs }: Comparison): string {
     })
     return `<section><h2>${escaped(method)}</h2><p class="quiet">budget ${budget}, seed ${seed}</p><div class="scroll"><table class="spans">${body.join('')}</table></div></section>`
   })
-  return `<section><h2>What each head attends to${task === undefined ? '' : `: ${escaped(task)}`}</h2><p class="quiet">Slots per step, by layer and head, after training.</p><div class="charts">${tables.join('')}</div></section>`
+  return `<section><h2>What each head attends to${task === undefined ? '' : `: ${escaped(task)}`}</h2><p class="quiet">Slots per step, by layer and head, after training${acts ? '; in blocks of training, idle rows included' : ''}.</p><div class="charts">${tables.join('')}</div></section>`
 }

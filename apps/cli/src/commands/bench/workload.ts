@@ -1,6 +1,6 @@
 /** What is measured: a decoder with a full memory that trains, on random tokens or on a trained model's text. */
 import { type Decoder, type Memory, Random, registerGradients } from '@lethe/core'
-import { blockSource, blockTensors, Optimizer } from '@lethe/trainer'
+import { blockSource, blockTensors, isRolloutSource, Optimizer } from '@lethe/trainer'
 import {
   backend,
   dispose,
@@ -13,6 +13,7 @@ import {
   memory as tensorMemory,
 } from '@tensorflow/tfjs-core'
 import { openData } from '../../data'
+import { UsageError } from '../../errors'
 import { openModel } from '../../model'
 import type { Given } from '../../options'
 import { decoderOf, type Settings, settingsOf } from '../../settings'
@@ -54,6 +55,10 @@ export async function openWorkload(
   const settings = settingsOf({ ...config, ...given }, { steps: benchDefaults.steps })
   const data = await openData(config, tokenizer, ['train'])
   const { batch, block } = settings
+  if (isRolloutSource(data.train))
+    throw new UsageError(
+      `lethe bench times steps that read, and the agent in ${folder[0]} acts: see lethe measure ${folder[0]}`,
+    )
   const stream = blockSource(data.train).stream({ batch, block })
   const next = async () => {
     const { inputs, targets } = await stream.next()
