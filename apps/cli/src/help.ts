@@ -11,7 +11,7 @@ export interface CommandHelp {
 
 const commandHelp: Readonly<Record<CommandName, CommandHelp>> = {
   train: {
-    summary: 'train a model on text or a task',
+    summary: 'train a model on text or a task, or an agent in a world',
     usage:
       'lethe train --data PATH | --task NAME --out FOLDER [options]\n       lethe train --resume FOLDER [--steps N]',
     details:

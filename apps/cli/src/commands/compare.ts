@@ -265,7 +265,10 @@ class CompareSession {
       child.on('close', (code, signal) => {
         this.children.delete(child)
         if (code !== 0 && !this.interrupted) {
-          const reason = errors.trim().split('\n').at(-1) || `ended by ${signal ?? `exit code ${code}`}`
+          const lines = errors.trim().split('\n')
+          // Of an unexpected failure the stack comes after it.
+          const said = lines.findLast((line) => line.startsWith('lethe: ')) ?? lines.at(-1)
+          const reason = said || `ended by ${signal ?? `exit code ${code}`}`
           this.errors.set(run.id, reason.replace(/^lethe: /, ''))
           this.print(`${run.id} failed: ${this.errors.get(run.id)}`)
         }

@@ -254,7 +254,7 @@ export function columnsOf(rows: readonly Row[]): Column[] {
     },
     { head: 'mean slots', cell: (row) => spread(row.slots, number) },
     ...where('attended', 'attended', ({ attended }) => spread(attended!, number)),
-    { head: [...heads].join(' / '), cell: quality },
+    { head: [...heads].join(' / ') || 'quality', cell: quality },
     ...where('chance', 'chance', ({ chance }) => percent(chance!)),
     ...where('oracle', 'oracle', ({ oracle }) => percent(oracle!)),
     ...where('meanReturn', 'mean return', ({ meanReturn }) =>
