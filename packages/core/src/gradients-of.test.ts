@@ -19,6 +19,7 @@ import { ShapeError } from './errors'
 import { fixedSpan } from './fixed-span'
 import { registerGradients } from './gradients'
 import { crossEntropy } from './ops/loss'
+import { sinks } from './sinks'
 
 const inputs = () =>
   tensor2d(
@@ -31,59 +32,67 @@ const inputs = () =>
   )
 
 describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
+  const small = { vocabulary: 7, layers: 2, width: 8, heads: 2, feedForward: 12 }
   let decoder: Decoder
   beforeAll(async () => {
     await useBackend(backend)
     registerGradients()
-    const small = { vocabulary: 7, layers: 2, width: 8, heads: 2, feedForward: 12 }
     decoder = new Decoder({ ...small, method: fixedSpan({ span: 3 }) }, { seed: 1 })
   })
 
-  test('the gradient of a loss of one’s own agrees with finite differences, through the memory too', async () => {
-    const before = engineMemory().numTensors
-    const tokens = inputs()
-    const lossOf = (logits: Tensor3D) => mean(square(sub(logits, 0.5))) as Scalar
-    const { loss, penalty, gradients, memory } = decoder.gradientsOf(
-      tokens,
-      decoder.initialMemory(2),
-      lossOf,
-      { unroll: 2 },
-    )
-    memory.dispose()
-    // Read in the same two blocks, from the weights as they are.
-    const lossNow = async () => {
-      const [first, second] = [tokens, tokens].map((whole, part) =>
-        tidy(() => slice(whole, [0, 2 * part], [2, 2])),
+  test.each([
+    ['a window', fixedSpan({ span: 3 })],
+    ['sinks', sinks({ count: 1, method: fixedSpan({ span: 1 }) })],
+  ])(
+    'the gradient of a loss of one’s own agrees with finite differences, through a memory of %s too',
+    async (_, method) => {
+      const before = engineMemory().numTensors
+      const decoder = new Decoder({ ...small, method }, { seed: 1 })
+      const tokens = inputs()
+      const lossOf = (logits: Tensor3D) => mean(square(sub(logits, 0.5))) as Scalar
+      const { loss, penalty, gradients, memory } = decoder.gradientsOf(
+        tokens,
+        decoder.initialMemory(2),
+        lossOf,
+        { unroll: 2 },
       )
-      const one = decoder.forward(first!, decoder.initialMemory(2))
-      const two = decoder.forward(second!, one.memory)
-      const parts = [one.logits, two.logits].map((logits) => tidy(() => lossOf(logits)))
-      const values = await Promise.all(parts.map(async (part) => (await part.data())[0]!))
-      two.memory.dispose()
-      dispose([first!, second!, one.logits, two.logits, one.penalty, two.penalty, ...parts])
-      return (values[0]! + values[1]!) / 2
-    }
-    expect((await loss.data())[0]).toBeCloseTo(await lossNow(), 5)
-    for (const [name, at] of [
-      ['embedding.weight', 9],
-      ['output.weight', 3],
-      ['layers.0.attention.key', 11],
-    ] as const) {
-      const variable = decoder.parameters.get(name)!
-      const values = await variable.data()
-      const moved = async (by: number) => {
-        const next = Float32Array.from(values)
-        next[at]! += by
-        tidy(() => variable.assign(tensor2d(next, variable.shape as [number, number])))
-        return lossNow()
+      memory.dispose()
+      // Read in the same two blocks, from the weights as they are.
+      const lossNow = async () => {
+        const [first, second] = [tokens, tokens].map((whole, part) =>
+          tidy(() => slice(whole, [0, 2 * part], [2, 2])),
+        )
+        const one = decoder.forward(first!, decoder.initialMemory(2))
+        const two = decoder.forward(second!, one.memory)
+        const parts = [one.logits, two.logits].map((logits) => tidy(() => lossOf(logits)))
+        const values = await Promise.all(parts.map(async (part) => (await part.data())[0]!))
+        two.memory.dispose()
+        dispose([first!, second!, one.logits, two.logits, one.penalty, two.penalty, ...parts])
+        return (values[0]! + values[1]!) / 2
       }
-      const numeric = ((await moved(3e-3)) - (await moved(-3e-3))) / 6e-3
-      await moved(0)
-      expect((await gradients[name]!.data())[at]).toBeCloseTo(numeric, 3)
-    }
-    dispose([tokens, loss, penalty, gradients])
-    expect(engineMemory().numTensors).toBe(before)
-  })
+      expect((await loss.data())[0]).toBeCloseTo(await lossNow(), 5)
+      for (const [name, at] of [
+        ['embedding.weight', 9],
+        ['output.weight', 3],
+        ['layers.0.attention.key', 11],
+      ] as const) {
+        const variable = decoder.parameters.get(name)!
+        const values = await variable.data()
+        const moved = async (by: number) => {
+          const next = Float32Array.from(values)
+          next[at]! += by
+          tidy(() => variable.assign(tensor2d(next, variable.shape as [number, number])))
+          return lossNow()
+        }
+        const numeric = ((await moved(3e-3)) - (await moved(-3e-3))) / 6e-3
+        await moved(0)
+        expect((await gradients[name]!.data())[at]).toBeCloseTo(numeric, 3)
+      }
+      dispose([tokens, loss, penalty, gradients])
+      decoder.dispose()
+      expect(engineMemory().numTensors).toBe(before)
+    },
+  )
 
   test('gradients() is the gradient of the cross-entropy', async () => {
     const [tokens, targets] = [inputs(), inputs()]

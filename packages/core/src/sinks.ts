@@ -12,7 +12,6 @@ import {
   greater,
   less,
   logicalAnd,
-  matMul,
   mul,
   neg,
   ones,
@@ -41,6 +40,7 @@ import type {
   SlotPiece,
   Term,
 } from './method'
+import { matMul } from './ops/matmul'
 import { joinSlots, newestSlots, slotsFrom } from './slots'
 
 export interface SinksOptions {
@@ -218,7 +218,10 @@ function keptSinks(block: Block, count: number): Tensor {
   read.forEach((steps, row) => {
     for (let i = 0; i < fresh && steps + i < count; i++) places[(row * count + steps + i) * fresh + i] = 1
   })
-  return add(sink, matMul(tensor(places, [batch, count, fresh]), slotsFrom(input, 0, fresh)))
+  return add(
+    sink,
+    matMul(tensor(places, [batch, count, fresh]), slotsFrom(input, 0, fresh), { constant: 'a' }),
+  )
 }
 
 /** A term of the inner slots over the sinks behind them, too; there it does not count. */
