@@ -1,14 +1,13 @@
 /** The built `lethe bench`: every benchmark runs, prints what it promises, and compares sides with equal settings. */
 import { execFile } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
+import { temporaryFolder } from './temporary-folder'
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'lethe-bench-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const folder = temporaryFolder('bench')
 
 const tiny =
   '--layers 1 --width 16 --heads 2 --feed-forward 16 --span 16 --block 8 --batch 2 --backend cpu'.split(' ')

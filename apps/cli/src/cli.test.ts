@@ -1,22 +1,13 @@
 /** The built command line, spawned as a user would: results, Ctrl-C and resuming, and every kind of wrong input. */
 import { execFile, execFileSync, spawn } from 'node:child_process'
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { temporaryFolder } from './temporary-folder'
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'lethe-cli-'))
+const folder = temporaryFolder('cli')
 const text = join(folder, 'text.txt')
 const tiny =
   '--layers 1 --width 16 --heads 2 --feed-forward 16 --span 16 --block 8 --batch 2 --valid-batch 2'.split(' ')
@@ -65,7 +56,6 @@ beforeAll(async () => {
   expect(stderr).toBe('')
   expect(code).toBe(0)
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 describe('results', () => {
   test('train leaves config, metrics and checkpoints', () => {

@@ -1,14 +1,14 @@
 /** lethe compare as a user runs it: the whole way, killed and resumed, with a run that fails, with wrong input. */
 import { execFile, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import type { EqualQuality, RunResult } from './compare/results'
+import { temporaryFolder } from './temporary-folder'
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'lethe-compare-'))
+const folder = temporaryFolder('compare')
 const env = { ...process.env, NO_COLOR: '1' }
 const tiny =
   '--layers 1 --width 16 --heads 2 --feed-forward 16 --block 8 --batch 2 --valid-batch 2 --backend cpu'
@@ -35,7 +35,6 @@ beforeAll(() => {
   if (!existsSync(main)) throw new Error('apps/cli is not built: npm test builds it')
   writeFileSync(join(folder, 'text.txt'), 'Lethe is the river of forgetting. '.repeat(60))
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 describe('a comparison', () => {
   const all = [...options, '--budgets', '8', '--steps', '10', '--checkpoint-every', '5']

@@ -1,15 +1,14 @@
 /** A GPU that is lost in the middle of a run: the built command line on Chromium's software Vulkan, its device destroyed. */
 import { execFile } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
+import { temporaryFolder } from './temporary-folder'
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
 const driver = '/usr/lib/chromium/vk_swiftshader_icd.json'
-const folder = mkdtempSync(join(tmpdir(), 'lethe-lost-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const folder = temporaryFolder('lost')
 
 /** Destroys the device once, as soon as the run has saved its second checkpoint. */
 const loss = `

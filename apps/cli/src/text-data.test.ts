@@ -1,14 +1,14 @@
 /** The built command line on data sets by name, words, BPE, and what eval says beside bits per byte. */
 import { execFile } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, test } from 'vitest'
+import { temporaryFolder } from './temporary-folder'
 
 const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'lethe-text-data-'))
+const folder = temporaryFolder('text-data')
 const tiny =
   '--layers 1 --width 16 --heads 2 --feed-forward 16 --span 16 --block 8 --batch 2 --valid-batch 2 --backend cpu'
 
@@ -56,7 +56,6 @@ beforeAll(async () => {
   ])
   for (const { code, stderr } of runs) expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 test('a data set by its name, in words: scores per word, by frequency, of the part for tests', async () => {
   const config = JSON.parse(readFileSync(join(folder, 'words/config.json'), 'utf8'))

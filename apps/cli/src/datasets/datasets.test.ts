@@ -1,28 +1,19 @@
 /** Downloads from a server in this process that breaks off, lies, refuses and lists as real ones do. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { crc32, deflateRawSync } from 'node:zlib'
 import { openText } from '@lethe/trainer/node'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { temporaryFolder } from '../temporary-folder'
 import { download } from './download'
 import { preparedSet, prepareSet } from './prepare'
 import { type ArchiveSet, type BucketSet, dataSets } from './sets'
 
-const folder = mkdtempSync(join(tmpdir(), 'lethe-data-'))
+const folder = temporaryFolder('data')
 let handler: (request: IncomingMessage, response: ServerResponse) => void
 let requests: string[] = []
 const server = createServer((request, response) => {
@@ -46,7 +37,6 @@ afterEach(() => {
 afterAll(() => {
   server.closeAllConnections()
   server.close()
-  rmSync(folder, { recursive: true, force: true })
 })
 
 const hash = (algorithm: string, bytes: Uint8Array) => createHash(algorithm).update(bytes).digest('hex')

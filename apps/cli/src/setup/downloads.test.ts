@@ -9,7 +9,6 @@ import {
   chmodSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -22,6 +21,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { temporaryFolder } from '../temporary-folder'
 
 const main = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
 const processor = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as string]
@@ -45,7 +45,7 @@ const enough = (bytes: number) => {
   return bavail * bsize > bytes
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'lethe-downloads-'))
+const folder = temporaryFolder('downloads')
 const version = '4.22.0'
 let server: Server
 let registry: string
@@ -255,7 +255,6 @@ describe.skipIf(!hasTools)('with an imitated network (skipped without c++, pytho
   })
   afterAll(() => {
     server?.close()
-    rmSync(folder, { recursive: true, force: true })
   })
 
   test('no download and no wheel: what to bring', async () => {

@@ -3,30 +3,20 @@
  * (LETHE_TEST_WHEEL=tensorflow_cpu-….whl, npm and a C++ compiler; about two minutes); the rest with imitated packages.
  */
 import { execFile } from 'node:child_process'
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { temporaryFolder } from '../temporary-folder'
 import { cudaRequirements } from './tensorflow'
 
 const main = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'lethe-setup-'))
+const folder = temporaryFolder('setup')
 const wheel = process.env.LETHE_TEST_WHEEL
 
 beforeAll(() => {
   if (!existsSync(main)) throw new Error('apps/cli is not built: npm test builds it')
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 interface Result {
   readonly code: number

@@ -1,12 +1,12 @@
 /** Archives made by Python's own zipfile, which wheels are made with. */
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, test } from 'vitest'
+import { temporaryFolder } from '../temporary-folder'
 import { unpack, zipEntries } from './zip'
 
-const folder = mkdtempSync(join(tmpdir(), 'lethe-zip-'))
+const folder = temporaryFolder('zip')
 const archive = join(folder, 'a.zip')
 const text = 'what is forgotten is not lost '.repeat(5000)
 let python = true
@@ -22,7 +22,6 @@ beforeAll(() => {
     python = false
   }
 })
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 test('lists and unpacks deflated, stored and empty files', async ({ skip }) => {
   if (!python) skip('no python3')
