@@ -5,12 +5,10 @@
 import { readFile } from 'node:fs/promises'
 import {
   countWords,
-  type Evaluation,
   evaluation,
   type FrequencyBucket,
   frequencyBuckets,
   isRolloutSource,
-  type MultipleChoiceResult,
   measureText,
   multipleChoice,
   parseQuestions,
@@ -59,17 +57,10 @@ async function evaluateData(line: CommandLine): Promise<number> {
     ...(losses && { onBlock: losses.add, eachLoss: true }),
   })
   let read = 0
-  let result: Evaluation
-  for (;;) {
-    const next = await blocks.next()
-    if (next.done) {
-      result = next.value
-      break
-    }
-    const { tokens, of } = next.value
+  const result = await resultOf(blocks, ({ tokens, of }) => {
     read = tokens
     if (!json) status.update(() => `evaluating: ${Math.floor((100 * tokens) / of)} % of ${count(of)} tokens`)
-  }
+  })
   const seconds = (performance.now() - began) / 1000
   const scores = text && textScores(result, await measureText(text.text()))
   const words = model.tokenizer?.name === 'words'
@@ -116,6 +107,18 @@ async function playEpisodes(
       `${evaluationText(result)} (step ${step}, ${result.slots.toFixed(1)} slots, ${duration(seconds)})`,
     )
   return 0
+}
+
+/** What an iterator ends with; `see` gets all that it yields before. */
+async function resultOf<Event, Result>(
+  events: AsyncGenerator<Event, Result, undefined>,
+  see: (event: Event) => void,
+): Promise<Result> {
+  for (;;) {
+    const next = await events.next()
+    if (next.done) return next.value
+    see(next.value)
+  }
 }
 
 function describeWords(
@@ -213,16 +216,9 @@ async function chooseEndings({ given, positionals }: CommandLine): Promise<numbe
     ...(given['valid-batch'] !== undefined && { batch: given['valid-batch'] }),
     block: given.block ?? config.block ?? 64,
   })
-  let result: MultipleChoiceResult
-  for (;;) {
-    const next = await rows.next()
-    if (next.done) {
-      result = next.value
-      break
-    }
-    const { done, of } = next.value
+  const result = await resultOf(rows, ({ done, of }) => {
     if (!given.json) status.update(() => `reading: ${count(done)} of ${count(of)} endings`)
-  }
+  })
   decoder.dispose()
   if (given.json) console.log(JSON.stringify({ ...result, step, file: path }))
   else {
