@@ -1,5 +1,5 @@
 /** Text from a decoder: the prompt is read by blocks, then one token after the other at constant cost. */
-import type { Decoder, Float16Weights } from '@lethe/core'
+import type { Decoder } from '@lethe/core'
 import { breathe, Random } from '@lethe/core'
 import { slice, tensor1d, tensor2d, tidy } from '@tensorflow/tfjs-core'
 import { DataError, OptionError } from './errors'
@@ -54,6 +54,8 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
   const random = new Random(seed)
   const prompt = tokenizer.encode(options.prompt || '\n')
   if (tokens === 0) return
+  // First of all, as it refuses backends that cannot serve it.
+  const float16 = weights === 'float16' ? await decoder.float16Weights() : undefined
 
   let reading = decoder.initialMemory(1)
   let logits: Float32Array
@@ -73,13 +75,12 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
     } while (position < prompt.length && !signal?.aborted)
   } catch (error) {
     reading.dispose()
+    float16?.dispose()
     throw error
   }
 
   let memory = decoder.startDecoding(reading)
-  let float16: Float16Weights | undefined
   try {
-    if (weights === 'float16') float16 = await decoder.float16Weights()
     const text = tokenizer.decoder()
     for (let count = 1; count <= tokens && !signal?.aborted; count++) {
       const token = sampleToken(logits, options, random)
