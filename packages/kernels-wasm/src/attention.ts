@@ -55,7 +55,7 @@ export interface AttentionBias {
   readonly gradient: number
 }
 
-/** Sizes, addresses of float32 tensors in bytes (0: not there), and what applies to which slots. */
+/** Sizes, addresses of float32 tensors in bytes (0 or missing: not there), and what applies to which slots. */
 export interface AttentionRequest {
   readonly batch: number
   readonly heads: number
@@ -89,25 +89,25 @@ export interface AttentionRequest {
   readonly context: number
   readonly statistics: number
   /** Out, if wanted: sums of the weights over queries [batch, heads, slots]. */
-  readonly mass: number
+  readonly mass?: number
   /** Out, if wanted: what is taken off for each query [batch, block, slots], and for the next one [batch, slots]. */
-  readonly during: number
-  readonly after: number
+  readonly during?: number
+  readonly after?: number
   /** Backward, of the shapes of what they are gradients of; results of the forward pass are given above. */
-  readonly contextGradient: number
-  readonly duringGradient: number
-  readonly afterGradient: number
+  readonly contextGradient?: number
+  readonly duringGradient?: number
+  readonly afterGradient?: number
   /** Backward, out. */
-  readonly queriesGradient: number
-  readonly keysGradient: number
-  readonly valuesGradient: number
-  readonly persistentQueriesGradient: number
-  readonly carriedGradient: number
+  readonly queriesGradient?: number
+  readonly keysGradient?: number
+  readonly valuesGradient?: number
+  readonly persistentQueriesGradient?: number
+  readonly carriedGradient?: number
   /** Backward, out, for each batch entry and head: [batch, heads, headSize], and [batch, heads, headSize, persistent]. */
-  readonly contentBiasGradient: number
-  readonly positionBiasGradient: number
-  readonly persistentKeysGradient: number
-  readonly persistentValuesGradient: number
+  readonly contentBiasGradient?: number
+  readonly positionBiasGradient?: number
+  readonly persistentKeysGradient?: number
+  readonly persistentValuesGradient?: number
 }
 
 type Fields<T> = readonly (keyof T | 'start' | 'groupCount' | 'rampCount' | 'biasCount')[]
@@ -205,7 +205,7 @@ export function writeRequest(memory: WebAssembly.Memory, at: number, request: At
   const real = new Float32Array(memory.buffer)
   const write = <T>(at: number, fields: Fields<T>, values: object): number => {
     fields.forEach((name, index) => {
-      const value = (values as Record<PropertyKey, number | boolean>)[name]!
+      const value = (values as Partial<Record<PropertyKey, number | boolean>>)[name] ?? 0
       if (floats.has(name as string)) real[at / 4 + index] = Number(value)
       else whole[at / 4 + index] = Number(value)
     })

@@ -155,36 +155,19 @@ function stepsOf({ shape }: Tensor): [number, number, number, number] {
   return steps as [number, number, number, number]
 }
 
-const all = [
-  'mass',
-  'during',
-  'after',
-  'contextGradient',
-  'duringGradient',
-  'afterGradient',
-  'queriesGradient',
-  'keysGradient',
-  'valuesGradient',
-  'persistentQueriesGradient',
-  'carriedGradient',
-  'contentBiasGradient',
-  'positionBiasGradient',
-  'persistentKeysGradient',
-  'persistentValuesGradient',
-] as const
-const none = Object.fromEntries(all.map((name) => [name, 0])) as Record<(typeof all)[number], 0>
-
 /** Older than anything; as far as float32 counts one by one. */
 const never = 2 ** 24
 
 /** The request with addresses in place of tensors; `parts` has the tensors for gradients of groups and terms. */
-function written(request: AttentionRequest, parts: NamedTensors = {}): kernels.AttentionRequest {
+function written(
+  request: AttentionRequest,
+  parts: NamedTensors = {},
+): Omit<kernels.AttentionRequest, 'context' | 'statistics'> {
   const { batch, heads, size, block, slots } = sizesOf(request)
   const { queryBias, persistent, terms } = request
   const nearest = request.groups[0]?.nearest ?? 0
   const selection = selectionOf(request)
   return {
-    ...none,
     batch,
     heads,
     headSize: size,
@@ -260,8 +243,6 @@ function written(request: AttentionRequest, parts: NamedTensors = {}): kernels.A
     votingHead: selection?.head ?? -1,
     carried: at(selection?.carried),
     unvoted: at(selection?.exempt),
-    context: 0,
-    statistics: 0,
   }
 }
 
