@@ -13,6 +13,7 @@ import {
   combination,
   declared,
   droppedQuad,
+  groupByGroup,
   type Inputs,
   isPersistent,
   logitsCode,
@@ -20,6 +21,7 @@ import {
   pairOfTiles,
   queryTile,
   queryTiles,
+  scan,
   shaderOf,
   slotRange,
   slotTile,
@@ -56,22 +58,14 @@ import { chooseTile, floatsOfPairs, pairPitch, placesAtATime, type Tile } from '
 export function massOf(inputs: Inputs, plan: Plan, parts: Tensor, scale: number): Tensor {
   const { batch, heads, slots } = plan
   const prepared = backwardInputs(inputs, parts, plan, scale)
-  const { inputs: tensors, names } = declared({ ...prepared, values: undefined, dropout: undefined })
+  const tensors = declared({ ...prepared, values: undefined, dropout: undefined })
   const tile = chooseTile(plan, 'others')
-  let perHead: readonly number[] | Tensor = [batch, heads, slots]
-  for (const [g, { index, slots: count }] of plan.groups.entries()) {
-    if (index === undefined) continue
-    perHead = run(
-      tiledShader(plan, `mass${g}`, names, tile, () => massCode(plan, names, tile, g)),
-      {
-        inputs: tensors,
-        into: perHead,
-        uniforms: uniformsOf(plan, scale, 1),
-        workgroups: batch * heads * Math.ceil(count / tile.slots),
-      },
-    )
-  }
-  return mul(sumOf(perHead as Tensor, [batch, slots], { count: heads, inner: slots }), 1 / heads)
+  const perHead = groupByGroup(plan, 'mass', tensors, {
+    ...{ tile, scale, into: [batch, heads, slots] },
+    workgroups: batch * heads,
+    code: (g) => massCode(plan, tensors.names, tile, g),
+  })
+  return mul(sumOf(perHead, [batch, slots], { count: heads, inner: slots }), 1 / heads)
 }
 
 /** The gradient of every tensor of the request that learns, by its name in `takeApart(request).learning`. */
@@ -373,35 +367,17 @@ function votesBackward(
   { during, after }: ResultGradients,
 ): Tensor {
   const { batch, block, slots } = plan
-  const { inputs: tensors, names } = declared({ ...inputs })
+  const tensors = declared({ ...inputs })
   const tile = chooseTile(plan, 'others')
-  let perPair: readonly number[] | Tensor = [batch, block, slots]
-  for (const [g, { index, slots: count }] of plan.groups.entries()) {
-    if (index === undefined) continue
-    perPair = run(
-      tiledShader(plan, `penalties${g}`, names, tile, () => penaltiesCode(plan, names, tile, g)),
-      {
-        inputs: tensors,
-        into: perPair,
-        uniforms: uniformsOf(plan, scale, 1),
-        workgroups: batch * Math.ceil(block / tile.queries) * Math.ceil(count / tile.slots),
-      },
-    )
-  }
-  const scan = declared({ selected: inputs.selected!, penalties: perPair as Tensor, during, after })
-  return run(
-    {
-      key: 'scan-back',
-      inputs: scan.names,
-      uniforms: 'sizes: vec4<i32>, ',
-      threads: 64,
-      code: () => `
-fn main(index: i32) {
-  let block = uniforms.sizes.x;
-  let slots = uniforms.sizes.y;
-  if (index >= uniforms.sizes.z) { return; }
-  let stream = index / slots;
-  let j = index % slots;
+  const penalties = groupByGroup(plan, 'penalties', tensors, {
+    ...{ tile, scale, into: [batch, block, slots] },
+    workgroups: batch * Math.ceil(block / tile.queries),
+    code: (g) => penaltiesCode(plan, tensors.names, tile, g),
+  })
+  return scan(
+    'scan-back',
+    declared({ selected: inputs.selected!, penalties, during, after }),
+    `
   var total = ${after ? 'after[index]' : '0.0'};
   for (var i = block - 1; i >= 0; i--) {
     let place = (stream * (block + 1) + i) * slots + j;
@@ -413,15 +389,9 @@ fn main(index: i32) {
   }
   let last = (stream * (block + 1) + block) * slots + j;
   result[last * 2] = selected[last];
-  result[last * 2 + 1] = total;
-}`,
-    },
-    {
-      inputs: scan.inputs,
-      into: [batch, block + 1, slots, 2],
-      workgroups: Math.ceil((batch * slots) / 64),
-      uniforms: [{ type: 'int32', data: [block, slots, batch * slots, 0] }],
-    },
+  result[last * 2 + 1] = total;`,
+    plan,
+    [batch, block + 1, slots, 2],
   )
 }
 

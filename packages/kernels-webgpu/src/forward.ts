@@ -387,22 +387,46 @@ export function countVotes(inputs: Inputs, plan: Plan, scale: number): Tensor {
   const { queries, keys, slots: known, positions } = inputs
   const tensors = declared({ queries, keys, slots: known, positions })
   const tile = chooseTile(plan, 'others')
-  let votes: readonly number[] | Tensor = [batch, block, slots]
-  for (const [g, { index, slots: count }] of plan.groups.entries()) {
+  // Persistent slots are not bound, since nobody votes on them.
+  const own = { ...plan, groups: plan.groups.filter((group) => group.index !== undefined) }
+  const votes = groupByGroup(own, 'votes', tensors, {
+    ...{ tile, scale, into: [batch, block, slots] },
+    workgroups: batch * Math.ceil(block / tile.queries),
+    code: (g) => votesCode(own, tensors.names, tile, g),
+  })
+  return scanVotes(votes, selection!.carried, plan)
+}
+
+interface GroupJob {
+  readonly tile: Tile
+  readonly scale: number
+  readonly into: readonly number[]
+  /** For each tile of slots. */
+  readonly workgroups: number
+  readonly code: (g: number) => string
+}
+
+/** A tensor to which the slots of each group, but for persistent ones, are written by a shader of the group's own. */
+export function groupByGroup(
+  plan: Plan,
+  name: string,
+  { inputs, names }: ReturnType<typeof declared>,
+  { tile, scale, into, workgroups, code }: GroupJob,
+): Tensor {
+  let result: readonly number[] | Tensor = into
+  for (const [g, { index, slots }] of plan.groups.entries()) {
     if (index === undefined) continue
-    // Persistent slots are not bound, since nobody votes on them.
-    const own = { ...plan, groups: plan.groups.filter((group) => group.index !== undefined) }
-    votes = run(
-      tiledShader(own, `votes${g}`, tensors.names, tile, () => votesCode(own, tensors.names, tile, g)),
+    result = run(
+      tiledShader(plan, `${name}${g}`, names, tile, () => code(g)),
       {
-        inputs: tensors.inputs,
-        into: votes,
-        uniforms: uniformsOf(own, scale, 1),
-        workgroups: batch * Math.ceil(block / tile.queries) * Math.ceil(count / tile.slots),
+        inputs,
+        into: result,
+        uniforms: uniformsOf(plan, scale, 1),
+        workgroups: workgroups * Math.ceil(slots / tile.slots),
       },
     )
   }
-  return scanVotes(votes as Tensor, selection!.carried, plan)
+  return result as Tensor
 }
 
 /** A tile of pairs: which queries, which slots of group g, and which stream. */
@@ -465,11 +489,33 @@ fn main(index: i32) {
   ${writePairs(tile, g, ({ at }, x) => `votes${at}[${x}]`)}
 }`
 
-function scanVotes(votes: Tensor, carried: Tensor, { batch, block, slots }: Plan): Tensor {
+const scanVotes = (votes: Tensor, carried: Tensor, plan: Plan): Tensor =>
+  scan(
+    'scan',
+    declared({ votes, carried }),
+    `
+  var total = carried[index];
+  for (var i = 0; i < block; i++) {
+    result[(stream * (block + 1) + i) * slots + j] = total;
+    total += votes[(stream * block + i) * slots + j];
+  }
+  result[(stream * (block + 1) + block) * slots + j] = total;`,
+    plan,
+    [plan.batch, plan.block + 1, plan.slots],
+  )
+
+/** Runs a thread for each slot j of each stream, `index` in all, to go along the queries. */
+export function scan(
+  name: string,
+  { inputs, names }: ReturnType<typeof declared>,
+  code: string,
+  { batch, block, slots }: Plan,
+  into: readonly number[],
+): Tensor {
   return run(
     {
-      key: 'scan',
-      inputs: ['votes', 'carried'],
+      key: `${name}/${names.join()}`,
+      inputs: names,
       uniforms: 'sizes: vec4<i32>, ',
       threads,
       code: () => `
@@ -478,18 +524,12 @@ fn main(index: i32) {
   let slots = uniforms.sizes.y;
   if (index >= uniforms.sizes.z) { return; }
   let stream = index / slots;
-  let j = index % slots;
-  var total = carried[index];
-  for (var i = 0; i < block; i++) {
-    result[(stream * (block + 1) + i) * slots + j] = total;
-    total += votes[(stream * block + i) * slots + j];
-  }
-  result[(stream * (block + 1) + block) * slots + j] = total;
+  let j = index % slots;${code}
 }`,
     },
     {
-      inputs: [votes, carried],
-      into: [batch, block + 1, slots],
+      inputs,
+      into,
       workgroups: Math.ceil((batch * slots) / threads),
       uniforms: [{ type: 'int32', data: [block, slots, batch * slots, 0] }],
     },
