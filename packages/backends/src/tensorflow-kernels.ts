@@ -59,16 +59,19 @@ const reluGradient: KernelFunc = ({ inputs, backend: given }) => {
   return [backend.executeSingleOutput('ReluGrad', [float32(backend)], [dy, y])]
 }
 
-/** Σ x² as [1]: twice TensorFlow's L2 loss, without a tensor of squares. */
+/** Σ x² of each: twice TensorFlow's L2 loss, without a tensor of squares. */
 const sumSquares: KernelFunc = ({ inputs, backend: given }) => {
   const backend = given as TensorflowBackend
   const type = float32(backend)
-  const half = backend.executeSingleOutput('L2Loss', [type], [inputs.x as TensorInfo])
-  const total = backend.executeSingleOutput('AddV2', [type], [half, half])
-  const count = { name: 'N', type: backend.binding.TF_ATTR_INT, value: 1 }
-  const packed = backend.executeSingleOutput('Pack', [count, type], [total])
-  backend.disposeData(half.dataId)
-  backend.disposeData(total.dataId)
+  const totals = (Object.values(inputs) as TensorInfo[]).map((x) => {
+    const half = backend.executeSingleOutput('L2Loss', [type], [x])
+    const total = backend.executeSingleOutput('AddV2', [type], [half, half])
+    backend.disposeData(half.dataId)
+    return total
+  })
+  const count = { name: 'N', type: backend.binding.TF_ATTR_INT, value: totals.length }
+  const packed = backend.executeSingleOutput('Pack', [count, type], totals)
+  for (const { dataId } of totals) backend.disposeData(dataId)
   return [packed]
 }
 

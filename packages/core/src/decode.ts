@@ -233,11 +233,19 @@ function projectSlots({ info, weights }: DecodeLayer, name: string, attended: Te
   )[0]!
 }
 
-/** The same of one step, by the copy of the weights that the pass has, if it has one. */
-function projectStep({ float16 }: Pass, layer: DecodeLayer, name: string, attended: Tensor3D): Tensor {
-  const y = float16?.times(attended, layer.weights.own(name))
-  const { heads, headSize } = layer.info
-  return y ? reshape(y, [attended.shape[0], heads, headSize, 1]) : projectSlots(layer, name, attended)
+/** The same of one step by several weights, by the copies of them that the pass has, if it has any. */
+function projectStep(
+  { float16 }: Pass,
+  { info: { heads, headSize }, weights }: DecodeLayer,
+  names: readonly string[],
+  attended: Tensor3D,
+): Tensor[] {
+  const matrices = names.map((name) => weights.own(name) as Tensor2D)
+  const found = float16 ? matrices.map((matrix) => float16.times(attended, matrix)) : []
+  const narrow = found.filter((y) => y !== undefined)
+  if (narrow.length < matrices.length)
+    return projectToHeads([{ hidden: attended, constant: true }], matrices, heads)
+  return narrow.map((y) => reshape(y, [attended.shape[0], heads, headSize, 1]))
 }
 
 /** The oldest age that can be attended to: the method's reach, or less where the youngest stay in a smaller arena. */
@@ -440,7 +448,12 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   })
 
   const attended = normalise(layer, input)
-  const project = (name: string) => projectStep(pass, layer, name, attended)
+  const [queries, newKeys, newValues] = projectStep(
+    pass,
+    layer,
+    ['attention.query', 'attention.key', 'attention.value'],
+    attended,
+  ) as [Tensor, Tensor, Tensor]
   const angles = config.positions === 'rotary' ? rotaryAngles([pass.step], info.headSize) : undefined
   const turn = (x: Tensor) => (angles ? rotate(x, angles) : x)
 
@@ -453,18 +466,23 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
 
   const context = { layer: info, parameters: weights.method, step: pass.step, starts: pass.starts }
   const described = method.decode.describe?.(attended, context) ?? {}
+  const written = taken.write({
+    keys: [keys!, turn(newKeys)],
+    values: [values!, newValues],
+    ...Object.fromEntries(
+      Object.entries(stored).map(([name, value]) => [
+        `state.${name}`,
+        [value, described[name] ?? zeros([batch, 1])],
+      ]),
+    ),
+    ...(condensed && { hidden: [hidden!, reshape(input, [batch, info.width, 1])] }),
+  })
+  const { keys: nextKeys, values: nextValues } = written as { keys: Tensor; values: Tensor }
   const now = slots({
     age: taken.ages,
     valid: taken.valid,
-    state: Object.fromEntries(
-      Object.entries(stored).map(([name, value]) => [
-        name,
-        taken.write(value, described[name] ?? zeros([batch, 1])),
-      ]),
-    ),
+    state: Object.fromEntries(Object.keys(stored).map((name) => [name, written[`state.${name}`]!])),
   })
-  const nextKeys = taken.write(keys!, turn(project('attention.key')))
-  const nextValues = taken.write(values!, project('attention.value'))
 
   const recall = method.decode.recall?.(now, attended) ?? {}
   const table = positions && storedKeys(layer, positions, before.most)
@@ -476,7 +494,6 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
     valid: now.valid,
     ...(recall.exempt && { exempt: recall.exempt }),
   }
-  const queries = project('attention.query')
   const {
     context: attention,
     mass,
@@ -493,15 +510,11 @@ export function decodeLayer(pass: Pass, layer: DecodeLayer, input: Tensor3D, bef
   const state = method.decode.settle?.(now, { ...(mass && { mass }), ...(selection && { selection }) })
   const next: Record<string, Tensor> = {
     ...arena,
-    keys: nextKeys,
-    values: nextValues,
+    ...written,
     age: now.age,
     valid: now.valid,
-    ...Object.fromEntries(
-      Object.entries({ ...now.state, ...state }).map(([name, value]) => [`state.${name}`, value]),
-    ),
+    ...Object.fromEntries(Object.entries(state ?? {}).map(([name, value]) => [`state.${name}`, value])),
   }
-  if (condensed) next.hidden = taken.write(hidden!, reshape(input, [batch, info.width, 1]))
   const after: ArenaState = {
     ...before,
     tensors: next,
@@ -577,10 +590,22 @@ function condense(
     [1, places],
   )
   const key = projectSlots(layer, 'attention.key', attended)
-  const keys = () => {
-    if (config.positions !== 'rotary') return { keys: write(tensors.keys!, key) }
+  const written = write({
+    ...(config.positions !== 'rotary' && { keys: [tensors.keys!, key] }),
+    values: [tensors.values!, projectSlots(layer, 'attention.value', attended)],
+    age: [add(tensors.age!, moved), fill([batch, 1], held)],
+    valid: [sub(tensors.valid!, joinPlaces(freed, zeros([batch, ring.places]))), max(leaving, 1, true)],
+    ...Object.fromEntries(
+      Object.entries(stored).map(([name, value]) => [
+        `state.${name}`,
+        [value, described[name] ?? zeros([batch, 1])],
+      ]),
+    ),
+  })
+  const turnedKeys = () => {
     // Distances have jumped, so all of them are turned anew: to their place in the stream had it no jumps.
-    const own = slotWriter(fill([batch], ring.next, 'int32'))(tensors['condensed.keys']!, key)
+    const writeOwn = slotWriter(fill([batch], ring.next, 'int32'))
+    const own = writeOwn({ keys: [tensors['condensed.keys']!, key] }).keys!
     const steps = Array.from(
       { length: ring.places },
       (_, place) => step - held - ((ring.next - place + ring.places) % ring.places),
@@ -596,19 +621,8 @@ function condense(
     ring: { ...ring, next: (ring.next + 1) % ring.places },
     tensors: {
       ...tensors,
-      ...keys(),
-      values: write(tensors.values!, projectSlots(layer, 'attention.value', attended)),
-      age: write(add(tensors.age!, moved), fill([batch, 1], held)),
-      valid: write(
-        sub(tensors.valid!, joinPlaces(freed, zeros([batch, ring.places]))),
-        max(leaving, 1, true),
-      ),
-      ...Object.fromEntries(
-        Object.entries(stored).map(([name, value]) => [
-          `state.${name}`,
-          write(value, described[name] ?? zeros([batch, 1])),
-        ]),
-      ),
+      ...written,
+      ...(config.positions === 'rotary' && turnedKeys()),
     },
   }
 }

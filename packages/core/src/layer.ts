@@ -3,6 +3,7 @@ import {
   add,
   concat,
   mul,
+  relu,
   reshape,
   type Scalar,
   type Tensor,
@@ -23,10 +24,10 @@ import type { AttentionGroup, AttentionRequest } from './attention/request'
 import type { ResolvedConfig } from './config'
 import { ConfigError } from './errors'
 import type { Block, LayerInfo, LayerMemory, NamedTensors, Recall, SlotGroup, SlotPiece } from './method'
-import { gelu, relu, swiglu } from './ops/activation'
+import { gelu, swiglu } from './ops/activation'
 import { stopGradient } from './ops/differentiable'
 import type { Float16Weights } from './ops/float16'
-import { linear, projectFromHeads, projectToHeads } from './ops/matmul'
+import { type Ending, linear, projectFromHeads, projectToHeads } from './ops/matmul'
 import { layerNorm, rmsNorm } from './ops/norm'
 
 /** Where a layer finds its weights: names are relative to the layer, shared ones are looked up from the root. */
@@ -133,26 +134,38 @@ export function runLayer(
   return { output, ...settled }
 }
 
-/** residual + part, normalised after where norms come last. */
+/** input + part of the layer, normalised after where norms come last; `result` adds a residual if it is given one. */
 function addResidual(
   pass: Pass,
   own: LayerWeights['own'],
   part: 'attention' | 'feedForward',
   input: Tensor3D,
-  result: Tensor,
+  result: (residual?: Tensor) => Tensor,
 ): Tensor3D {
   const dropout = pass.dropout('residual')
-  const sum = add(input, dropout ? mul(result, dropout(result.shape)) : result)
+  const masked = () => {
+    const plain = result()
+    return add(input, mul(plain, dropout!(plain.shape)))
+  }
+  const sum = reshape(dropout ? masked() : result(input), input.shape)
   return (
     pass.config.normPosition === 'pre' ? sum : applyNorm(pass.config, sum, own, `${part}.norm`)
   ) as Tensor3D
 }
 
-/** x W (+ bias), by the copy of W that the pass has, if it has one. */
-function multiply({ float16 }: Pass, x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+/** What `linear` computes, by the copy of the weight that the pass has, if it has one. */
+function multiply(
+  { float16 }: Pass,
+  x: Tensor,
+  weight: Tensor,
+  bias?: Tensor,
+  ending: Ending = { relu: false },
+): Tensor {
   const y = float16?.times(x, weight)
-  if (!y) return linear(x, weight, bias)
-  return bias ? add(y, bias) : y
+  if (!y) return linear(x, weight, bias, ending)
+  const biased = bias ? add(y, bias) : y
+  if (ending.relu) return relu(biased)
+  return ending.residual ? add(biased, ending.residual) : biased
 }
 
 /** The feed-forward part with its residual; the identity in all-attention layers. */
@@ -160,18 +173,18 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   const { config } = pass
   if (config.feedForward === 0) return input
   const bias = (name: string) => (config.feedForwardBias ? own(`feedForward.${name}`) : undefined)
-  const normal = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
-  const x = reshape(normal, [normal.size / config.width, config.width])
-  const inner = multiply(pass, x, own('feedForward.in'), bias('inBias'))
+  const x = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
+  const inner = (relu = false) => multiply(pass, x, own('feedForward.in'), bias('inBias'), { relu })
   const active = {
-    relu: () => relu(inner),
-    gelu: () => gelu(inner),
-    swiglu: () => swiglu(multiply(pass, x, own('feedForward.gate')), inner),
+    relu: () => inner(true),
+    gelu: () => gelu(inner()),
+    swiglu: () => swiglu(multiply(pass, x, own('feedForward.gate')), inner()),
   }[config.activation]()
   const dropout = pass.dropout('feed-forward')
   const dropped = dropout ? mul(active, dropout(active.shape)) : active
-  const y = multiply(pass, dropped, own('feedForward.out'), bias('outBias'))
-  return addResidual(pass, own, 'feedForward', input, reshape(y, input.shape))
+  return addResidual(pass, own, 'feedForward', input, (residual) =>
+    multiply(pass, dropped, own('feedForward.out'), bias('outBias'), { residual }),
+  )
 }
 
 /** Finishes a layer after attention: [batch, heads, headSize, block] context → the layer's output. */
@@ -182,11 +195,13 @@ export function finishLayer(
   context: Tensor,
 ): Tensor3D {
   const weight = own('attention.output') as Tensor2D
-  // Of one step, heads and features lie side by side as they are.
-  const attention =
-    pass.float16?.times(reshape(context, [...input.shape.slice(0, 2), weight.shape[0]]), weight) ??
-    projectFromHeads(context, weight)
-  return feedForward(pass, own, addResidual(pass, own, 'attention', input, attention))
+  const attended = addResidual(pass, own, 'attention', input, (residual) => {
+    // Of one step, heads and features lie side by side as they are.
+    const y = pass.float16?.times(reshape(context, [...input.shape.slice(0, 2), weight.shape[0]]), weight)
+    if (!y) return projectFromHeads(context, weight, residual)
+    return residual ? add(y, residual) : y
+  })
+  return feedForward(pass, own, attended)
 }
 
 /** Projects what the method recalls into keys and values, and says how positions apply. */

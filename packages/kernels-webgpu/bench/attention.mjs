@@ -29,10 +29,10 @@ registerGradients()
 console.log(info.device, info.software ? '(software: times say nothing about a GPU)' : '')
 
 let dispatches = 0
-const { runWebGPUProgram } = Object.getPrototypeOf(tf.backend())
-tf.backend().runWebGPUProgram = function (...given) {
+const { recordAndSubmit } = tf.backend()
+tf.backend().recordAndSubmit = function (...given) {
   dispatches++
-  return runWebGPUProgram.apply(this, given)
+  return recordAndSubmit.apply(this, given)
 }
 
 /** A request over a window, and its learning tensors. */
@@ -165,7 +165,7 @@ function take(tiling) {
 /** Milliseconds of each program that `work` runs, by its name. */
 async function programTimes(work) {
   const backend = tf.backend()
-  const { recordAndSubmit } = Object.getPrototypeOf(backend)
+  const { recordAndSubmit } = backend
   const outer = backend.activeTimers
   const timers = []
   backend.activeTimers = timers
@@ -175,7 +175,7 @@ async function programTimes(work) {
     timers.at(-1).name = own ?? 'of tfjs'
   }
   tf.dispose(tf.tidy(work))
-  delete backend.recordAndSubmit
+  backend.recordAndSubmit = recordAndSubmit
   backend.activeTimers = outer
   const times = {}
   for (const { name, query } of timers) times[name] = (times[name] ?? 0) + (await query)

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
 import { type FusedKernels, fused } from '@lethe/core'
-import { memory, type Tensor, tensor } from '@tensorflow/tfjs-core'
+import { clone, memory, type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { fusedKernels } from './index'
 
@@ -194,19 +194,35 @@ function optimisers(factor: number | undefined): Case[] {
   } as const
   const newMean = average.map((v, i) => beta1 * v + g[i]!)
   const newSquare = square.map((v, i) => beta2 * v + g[i]! ** 2)
+  const newValues = values.map(
+    (v, i) => shrink * v - (rate * newMean[i]!) / (Math.sqrt(newSquare[i]!) + epsilon),
+  )
   const total = square.map((v, i) => v + g[i]! ** 2)
+  const cut = [
+    [0, 1],
+    [1, 66],
+    [66, size],
+  ] as const
   return [
     {
-      name: 'LetheAdam',
-      inputs: { ...given, mean: [shape, average] },
+      name: 'LetheAdamInParts',
+      // Of 70 values in three tensors.
+      inputs: {
+        ...Object.fromEntries(
+          cut.flatMap(([from, to], n) => [
+            [`values${n}`, [[to - from], values.slice(from, to)] as const],
+            [`gradient${n}`, [[to - from], gradient.slice(from, to)] as const],
+          ]),
+        ),
+        ...(factor !== undefined && { factor: [[], [factor]] as const }),
+        mean: [[size], average],
+        square: [[size], square],
+      },
       attributes: { beta1, beta2, rate, epsilon, decay, shrink },
       expected: [
-        [
-          shape,
-          values.map((v, i) => shrink * v - (rate * newMean[i]!) / (Math.sqrt(newSquare[i]!) + epsilon)),
-        ],
-        [shape, newMean],
-        [shape, newSquare],
+        ...cut.map(([from, to]) => [[to - from], newValues.slice(from, to)] as const),
+        [[size], newMean],
+        [[size], newSquare],
       ],
     },
     {
@@ -216,6 +232,117 @@ function optimisers(factor: number | undefined): Case[] {
       expected: [
         [shape, values.map((v, i) => v - (rate * g[i]!) / (Math.sqrt(total[i]!) + epsilon))],
         [shape, total],
+      ],
+    },
+  ]
+}
+
+/** Products by rows and by tiles, whole and in parts of the inner axis, of sizes that fours divide and others. */
+function products(): Case[] {
+  const sizes = [
+    { rows: 1, inner: 40, columns: 12, transposeA: false, transposeB: false },
+    { rows: 3, inner: 7, columns: 5, transposeA: true, transposeB: true },
+    { rows: 20, inner: 600, columns: 36, transposeA: false, transposeB: false },
+  ]
+  return sizes.map(({ rows, inner, columns, transposeA, transposeB }, n) => {
+    const [a, b] = [wave(rows * inner, 1), wave(inner * columns, 2)]
+    const [bias, residual] = [wave(columns, 3), wave(rows * columns, 4)]
+    const at = (i: number, k: number) => a[transposeA ? k * rows + i : i * inner + k]!
+    const of = (k: number, j: number) => b[transposeB ? j * inner + k : k * columns + j]!
+    const plain = residual.map((_, i) =>
+      sum(Array.from({ length: inner }, (_, k) => at(Math.floor(i / columns), k) * of(k, i % columns))),
+    )
+    const shape = [rows, columns]
+    const relu = n % 2 === 0
+    const biased = plain.map((v, i) => v + bias[i % columns]!)
+    const factors = {
+      a: [transposeA ? [inner, rows] : [rows, inner], a],
+      b: [transposeB ? [columns, inner] : [inner, columns], b],
+    } as const
+    // Odd ones without a bias.
+    return {
+      name: 'LetheProduct',
+      inputs: { ...factors, ...(relu && { bias: [[columns], bias] as const }), residual: [shape, residual] },
+      attributes: { transposeA, transposeB, relu },
+      expected: [[shape, (relu ? biased : plain).map((v, i) => (relu ? Math.max(0, v) : v) + residual[i]!)]],
+    }
+  })
+}
+
+function severalProducts(rows: number, inner: number, columns: number): Case {
+  const x = wave(rows * inner, 1)
+  const weights = [wave(inner * columns, 2), wave(inner * columns, 3), wave(inner * columns, 4)]
+  const product = (weight: Values) =>
+    Array.from({ length: rows * columns }, (_, i) =>
+      sum(
+        weight
+          .slice(0, inner)
+          .map((_, k) => x[Math.floor(i / columns) * inner + k]! * weight[k * columns + (i % columns)]!),
+      ),
+    )
+  return {
+    name: 'LetheProducts',
+    inputs: {
+      x: [[rows, inner], x],
+      ...Object.fromEntries(weights.map((weight, n) => [`weight${n}`, [[inner, columns], weight] as const])),
+    },
+    expected: weights.map((weight) => [[rows, columns], product(weight)]),
+  }
+}
+
+/** A place in each of two rows, the first of several that are worth least. */
+function places(places: number, byWorth: boolean, among = places): Case[] {
+  const shape = [2, places]
+  const ages = Array.from({ length: 2 * places }, (_, i) => (i * 37) % 101)
+  const valid = ages.map((_, i) => (i % places === places - 2 && i > places ? 0 : 1))
+  const worths = ages.map((_, i) => ((i * 13) % 5) - 7)
+  const worth = ages.map((age, i) => (byWorth ? worths[i]! : -(age + 1)) - (1 - valid[i]!) * 1000)
+  const taken = byRow(worth, places).map((row) => row.indexOf(Math.min(...row.slice(0, among))))
+  const here = (i: number) => taken[Math.floor(i / places)] === i % places
+  const place = [[2], taken, 'int32'] as const
+  const [x0, x1, x2, x3] = [
+    wave(6 * places, 1),
+    wave(2 * places, 2),
+    wave(2 * places, 3),
+    wave(2 * places, 4),
+  ]
+  const written = (x: Values, lines: number) =>
+    x.map((v, i) =>
+      here(Math.floor(i / places / lines) * places + (i % places)) ? 100 + Math.floor(i / places) : v,
+    )
+  const column = (lines: number, ...shape: number[]) =>
+    [shape, Array.from({ length: lines }, (_, line) => 100 + line)] as const
+  return [
+    {
+      name: 'LetheTakePlace',
+      inputs: {
+        ages: [shape, ages],
+        valid: [shape, valid],
+        ...(byWorth && { worths: [shape, worths] as const }),
+      },
+      attributes: { empty: 1000, among },
+      expected: [
+        [shape, ages.map((age, i) => (here(i) ? 0 : age + 1))],
+        [shape, valid.map((v, i) => (here(i) ? 1 : v))],
+        [[2], taken],
+      ],
+    },
+    {
+      name: 'LetheWriteSlot',
+      inputs: {
+        place,
+        ...Object.fromEntries(
+          [x1, x2, x3].flatMap((x, n) => [
+            [`x${n + 1}`, [shape, x] as const],
+            [`column${n + 1}`, column(2, 2, 1)],
+          ]),
+        ),
+        x0: [[2, 3, places], x0],
+        column0: column(6, 2, 3, 1),
+      },
+      expected: [
+        [[2, 3, places], written(x0, 3)],
+        ...[x1, x2, x3].map((x) => [shape, written(x, 1)] as const),
       ],
     },
   ]
@@ -263,6 +390,11 @@ const cases: Case[] = [
   rotation(1, 5, false),
   rotation(2, 5, true),
   rotation(1, 1, true),
+  ...products(),
+  severalProducts(1, 40, 12),
+  severalProducts(3, 9, 7),
+  ...places(6, false),
+  ...places(150, true, 100),
   ...optimisers(undefined),
   ...optimisers(0.7),
 ]
@@ -296,17 +428,32 @@ describe.skipIf(missing)('fused operations on webgpu', () => {
     for (const x of [...outputs, ...Object.values(given)]) x.dispose()
   })
 
-  test('sums of squares come in parts', async () => {
-    const values = wave(2500, 1)
-    const x = tensor([...values], [50, 50])
-    const [parts] = call('LetheSumSquares', { x })!
+  test('sums of squares of ten tensors come in parts', async () => {
+    const values = Array.from({ length: 10 }, (_, n) => wave(n === 3 ? 2500 : n + 1, n))
+    const given = Object.fromEntries(values.map((value, n) => [`x${n}`, tensor([...value])]))
+    const [parts] = call('LetheSumSquares', given)!
     const total = sum([...(await parts!.data())])
-    expect(total).toBeCloseTo(sum(values.map((v) => v * v)), 2)
-    x.dispose()
-    parts!.dispose()
+    expect(total).toBeCloseTo(sum(values.flat().map((v) => v * v)), 2)
+    for (const x of [parts!, ...Object.values(given)]) x.dispose()
   })
 
-  test('all but the angles of ages are there; whole numbers and nothing are declined', () => {
+  test('what is written into is another tensor to whoever holds the values or is reading them', async () => {
+    const [column, place] = [tensor([9], [1, 1]), tensor([1], [1], 'int32')]
+    const write = (x: Tensor) => call('LetheWriteSlot', { x0: x, column0: column, place })![0]!
+    const x = tensor([1, 2, 3], [1, 3])
+    const held = clone(x)
+    const copied = write(x)
+    held.dispose()
+    const reading = x.data()
+    const moved = write(x)
+    expect([...(await reading)]).toEqual([1, 2, 3])
+    expect([...(await copied.data())]).toEqual([1, 9, 3])
+    expect([...(await moved.data())]).toEqual([1, 9, 3])
+    for (const used of [column, place, x, copied, moved]) used.dispose()
+    info.throwIfFailed()
+  })
+
+  test('all but the angles of ages and Adam for one tensor are there; whole numbers and nothing are declined', () => {
     const elsewhere = ['LetheSumSquares', 'LetheToFloat16', 'LetheFloat16Product'] // the last two in float16.test.ts
     const names = new Set([...cases.map(({ name }) => name), ...elsewhere])
     expect(new Set(fusedKernels.map(({ kernelName }) => kernelName))).toEqual(names)

@@ -1,18 +1,30 @@
 /**
- * The fused operations of @lethe/core (its `FusedKernels` says what each takes and returns) in WGSL. tfjs gives a program
- * one output, so an operation is as many dispatches as it has outputs, where plain operations are several times that. Each
- * declines, by returning nothing, for empty tensors and other dtypes; core's plain operations compute then.
+ * The fused operations of @lethe/core (its `FusedKernels` says what each takes and returns) in WGSL, most of them a single
+ * dispatch: what small tensors take is the recording of commands. Each declines, by returning nothing, for empty tensors
+ * and other dtypes; core's plain operations compute then.
  */
-import type { DataType, KernelConfig, KernelFunc, Tensor } from '@tensorflow/tfjs-core'
+import {
+  type DataType,
+  type KernelConfig,
+  type KernelFunc,
+  type Tensor,
+  tensor1d,
+} from '@tensorflow/tfjs-core'
+import { products, productWith } from './matmul'
 import { float16Product, toFloat16 } from './matmul/float16'
-import { run, runPerElement, sumOf, type Uniform } from './program'
+import { mostBindings, type Result, run, runAll, type Shader, takeOver, type Uniform } from './program'
 
 type Inputs = Readonly<Record<string, Tensor>>
 type Attributes = Readonly<Record<string, number>>
 type Compute = (inputs: Inputs, attributes: Attributes) => Tensor[]
 
 /** The inputs that are whole numbers; all others are float32. */
-const dtypes: Readonly<Record<string, DataType>> = { targets: 'int32', age: 'int32', packed: 'int32' }
+const dtypes: Readonly<Record<string, DataType>> = {
+  targets: 'int32',
+  age: 'int32',
+  packed: 'int32',
+  place: 'int32',
+}
 
 const kernel =
   (compute: Compute): KernelFunc =>
@@ -29,39 +41,95 @@ const perRow = ({ shape }: Tensor) => [...shape.slice(0, -1), 1]
 const integers = (...data: number[]): Uniform => ({ type: 'int32', data })
 const numbers = (...data: number[]): Uniform => ({ type: 'float32', data })
 
-/** Computes each value by itself: `value` is an expression of `i`, its index, and of the uniforms `n` and `f`. */
-function each(
+interface Each {
+  readonly n?: readonly number[]
+  readonly f?: readonly number[]
+  readonly helpers?: string
+}
+
+/**
+ * Computes each value of some results of one shape by itself: expressions of `i`, its index, of the uniforms `n` and `f`,
+ * and of the results before.
+ */
+function eachOf(
   key: string,
   inputs: Inputs,
+  values: Readonly<Record<string, string>>,
   into: readonly number[],
-  value: string,
-  { n = [], f = [], helpers = '' }: { n?: readonly number[]; f?: readonly number[]; helpers?: string } = {},
-): Tensor {
+  { n = [], f = [], helpers = '' }: Each = {},
+): Tensor[] {
   const four = (data: readonly number[]) => [...data, 0, 0, 0, 0].slice(0, 4)
-  const names = Object.keys(inputs)
-  return runPerElement(
+  const [names, results] = [Object.keys(inputs), Object.keys(values)]
+  const size = into.reduce((product, length) => product * length, 1)
+  return runAll(
     {
       key: `each/${key}/${names.join()}`,
       inputs: names,
+      results,
       uniforms: 'n: vec4<i32>, f: vec4<f32>, ',
+      threads: rowThreads,
       code: () => `${helpers}
-fn main(index: i32) {
-  if (index >= i32(arrayLength(&result))) { return; }
-  let i = index;
+fn main(i: i32) {
+  if (i >= i32(arrayLength(&${results[0]}))) { return; }
   let n = uniforms.n;
   let f = uniforms.f;
-  result[index] = ${value};
+  ${Object.entries(values)
+    .map(([name, value]) => `${name}[i] = ${value};`)
+    .join('\n  ')}
 }`,
     },
     {
       inputs: Object.values(inputs),
-      into,
+      into: results.map(() => into),
+      workgroups: Math.ceil(size / rowThreads),
       uniforms: [integers(...four(n)), numbers(...four(f))],
     },
   )
 }
 
+/** The same for one result. */
+const each = (key: string, inputs: Inputs, into: readonly number[], result: string, how?: Each): Tensor =>
+  eachOf(key, inputs, { result }, into, how)[0]!
+
 const rowThreads = 64
+
+/** Inputs by one name and the numbers from 0 on. */
+function numbered(inputs: Inputs, name: string): Tensor[] {
+  const tensors: Tensor[] = []
+  for (let n = 0; inputs[name + n]; n++) tensors.push(inputs[name + n]!)
+  return tensors
+}
+
+const inGroups = <T>(all: readonly T[], most: number): T[][] =>
+  Array.from({ length: Math.ceil(all.length / most) }, (_, n) => all.slice(n * most, (n + 1) * most))
+
+/**
+ * Threads for several tensors in one dispatch, so many for each, whole workgroups of them: `each(code)` runs `code(n)` for
+ * the tensor n that a thread belongs to, where it is the `i`-th.
+ */
+function segmentsOf(sizes: readonly number[]) {
+  const ends: number[] = []
+  let workgroups = 0
+  for (const size of sizes) {
+    workgroups += Math.ceil(size / rowThreads)
+    ends.push(workgroups * rowThreads)
+  }
+  return {
+    workgroups,
+    declaration: sizes.map((_, n) => `threads${n}: i32, end${n}: i32, `).join(''),
+    uniforms: sizes.flatMap((size, n) => [integers(size), integers(ends[n]!)]),
+    each: (code: (n: number) => string) =>
+      sizes
+        .map((_, n) => {
+          const begin = n === 0 ? '0' : `uniforms.end${n - 1}`
+          return `if ((index >= ${begin}) & (index < uniforms.end${n})) {
+    let i = index - ${begin};
+    if (i < uniforms.threads${n}) { ${code(n)} }
+  }`
+        })
+        .join('\n  '),
+  }
+}
 
 /** Combines what the threads of a workgroup have in `sums`, for all of them. */
 const combined = (combine: (a: string, b: string) => string) => `
@@ -74,154 +142,157 @@ const plus = (a: string, b: string) => `${a} + ${b}`
 const max = (a: string, b: string) => `max(${a}, ${b})`
 const added = combined(plus)
 
-interface Row {
-  /** Default: adds. */
-  readonly combine?: typeof plus
-  readonly start?: string
-  /** Of the whole row, from its `total`. */
-  readonly finish: string
-  readonly f?: number
-}
+/** Sums a row's `value`s, expressions of `i` and `k`, over the threads of a workgroup, into \`name\`. */
+const overRow = (name: string, value: string, combine = plus, start = '0.0') => `
+  var ${name} = ${start};
+  for (var k = local; k < width; k += ${rowThreads}) {
+    let i = row * width + k;
+    ${name} = ${combine(name, value)};
+  }
+  sums[local] = ${name};
+  ${combined(combine)}
+  ${name} = sums[0];
+  workgroupBarrier();`
 
-/** Combines a row's `value`s, expressions of `i` and `row`, into one number for each row. */
-function reduceRows(key: string, inputs: Inputs, x: Tensor, value: string, how: Row): Tensor {
-  const { combine = plus, start = '0.0', finish, f = 0 } = how
-  const names = Object.keys(inputs)
-  return run(
-    {
-      key: `rows/${key}/${names.join()}`,
-      inputs: names,
-      uniforms: 'width: i32, rows: i32, f: f32, ',
-      threads: rowThreads,
-      code: () => `
+/** A shader that computes a row of x with each workgroup; `code` knows row, local, width, and whether the row is there. */
+const byRows = (
+  key: string,
+  inputs: Inputs,
+  results: readonly string[],
+  code: () => string,
+  helpers = '',
+): Shader => ({
+  key: `rows/${key}/${Object.keys(inputs).join()}`,
+  inputs: Object.keys(inputs),
+  results,
+  uniforms: 'width: i32, rows: i32, f: f32, n: i32, ',
+  threads: rowThreads,
+  code: () => `
 var<workgroup> sums: array<f32, ${rowThreads}>;
+${helpers}
 fn main(index: i32) {
   let row = index / ${rowThreads};
   let local = i32(localIndex);
   let width = uniforms.width;
-  sums[local] = ${start};
+  let inside = row < uniforms.rows;
+  ${code()}
+}`,
+})
+
+/** The uniforms of such a shader: the sizes of x, and numbers of its own. */
+const rowUniforms = (x: Tensor, f = 0, n = 0): Uniform[] => [
+  integers(widthOf(x)),
+  integers(rowsOf(x)),
+  numbers(f),
+  integers(n),
+]
+
+/** Layer norm where there is a bias, else RMS norm. */
+const norm: Compute = ({ x, scale, bias }, { epsilon }) => {
+  const inputs = { x: x!, scale: scale!, ...(bias && { bias }) }
+  const statistics = bias ? ['mean', 'inverse'] : ['inverse']
+  const centred = bias ? '(x[i] - middle)' : 'x[i]'
+  return runAll(
+    byRows(
+      'norm',
+      inputs,
+      ['y', ...statistics],
+      () => `
+  ${bias ? `${overRow('middle', 'x[i]')} middle /= f32(width);` : ''}
+  ${overRow('square', `${centred} * ${centred}`)}
+  let factor = inverseSqrt(square / f32(width) + uniforms.f);
+  if (!inside) { return; }
+  if (local == 0) { ${bias ? 'mean[row] = middle;' : ''} inverse[row] = factor; }
   for (var k = local; k < width; k += ${rowThreads}) {
     let i = row * width + k;
-    sums[local] = ${combine('sums[local]', value)};
-  }
-  ${combined(combine)}
-  let total = sums[0];
-  if ((local == 0) & (row < uniforms.rows)) { result[row] = ${finish}; }
-}`,
-    },
+    y[i] = ${centred} * factor * scale[k] ${bias ? '+ bias[k]' : ''};
+  }`,
+    ),
     {
       inputs: Object.values(inputs),
-      into: perRow(x),
-      workgroups: rowsOf(x),
-      uniforms: [integers(widthOf(x)), integers(rowsOf(x)), numbers(f)],
+      into: [x!.shape, ...statistics.map(() => perRow(x!))],
+      workgroups: rowsOf(x!),
+      uniforms: rowUniforms(x!, epsilon),
     },
   )
 }
 
-const width = (x: Tensor) => ({ n: [widthOf(x)] })
+/** Rows of which a workgroup adds up the gradients of scale and bias. */
+const rowsPerPart = 8
 
-const layerNorm: Compute = ({ x, scale, bias }, { epsilon }) => {
-  const mean = reduceRows('mean', { x: x! }, x!, 'x[i]', { finish: 'total / f32(width)' })
-  const inverse = reduceRows('deviation', { x: x!, mean }, x!, '(x[i] - mean[row]) * (x[i] - mean[row])', {
-    finish: 'inverseSqrt(total / f32(width) + uniforms.f)',
-    f: epsilon!,
-  })
-  const value = '(x[i] - mean[i / n.x]) * inverse[i / n.x] * scale[i % n.x] + bias[i % n.x]'
-  const inputs = { x: x!, mean, inverse, scale: scale!, bias: bias! }
-  return [each('layer-norm', inputs, x!.shape, value, width(x!)), mean, inverse]
-}
-
-const rmsNorm: Compute = ({ x, scale }, { epsilon }) => {
-  const inverse = reduceRows('square', { x: x! }, x!, 'x[i] * x[i]', {
-    finish: 'inverseSqrt(total / f32(width) + uniforms.f)',
-    f: epsilon!,
-  })
-  const value = 'x[i] * inverse[i / n.x] * scale[i % n.x]'
-  return [each('rms-norm', { x: x!, inverse, scale: scale! }, x!.shape, value, width(x!)), inverse]
-}
-
-/** dx, and dscale and dbias (of layer norm) as sums over rows. */
+/** dx, and dscale and dbias (of layer norm) as sums over rows: in parts, so that there are threads enough, then of these. */
 const normGradient: Compute = ({ dy, x, scale, mean, inverse }) => {
   const count = mean ? 2 : 1
-  const size = widthOf(x!)
-  const rows = rowsOf(x!)
-  const inputs = { dy: dy!, x: x!, inverse: inverse!, ...(mean && { mean }) }
-  const names = Object.keys(inputs)
+  const [size, rows] = [widthOf(x!), rowsOf(x!)]
+  const inputs = { dy: dy!, x: x!, scale: scale!, inverse: inverse!, ...(mean && { mean }) }
   const normal = `(x[i] ${mean ? '- mean[row]' : ''}) * inverse[row]`
-  const dx = run(
+  const parts = Math.ceil(rows / rowsPerPart)
+  const [dx, partial] = runAll(
     {
-      key: `norm-back/${names.join()}`,
-      inputs: [...names, 'scale'],
+      key: `norm-back/${Object.keys(inputs).join()}`,
+      inputs: Object.keys(inputs),
+      results: ['dx', 'partial'],
       uniforms: 'width: i32, rows: i32, ',
       threads: rowThreads,
       code: () => `
 var<workgroup> sums: array<f32, ${rowThreads}>;
 fn main(index: i32) {
-  let row = index / ${rowThreads};
+  let part = index / ${rowThreads};
   let local = i32(localIndex);
   let width = uniforms.width;
-  var along = 0.0;
-  var all = 0.0;
-  for (var k = local; k < width; k += ${rowThreads}) {
-    let i = row * width + k;
-    along += dy[i] * scale[k] * ${normal};
-    all += dy[i] * scale[k];
+  for (var n = 0; n < ${rowsPerPart}; n++) {
+    let row = part * ${rowsPerPart} + n;
+    ${overRow('along', `dy[i] * scale[k] * ${normal}`)}
+    along /= f32(width);
+    ${mean ? `${overRow('all', 'dy[i] * scale[k]')} all /= f32(width);` : 'let all = 0.0;'}
+    if (row < uniforms.rows) {
+      for (var k = local; k < width; k += ${rowThreads}) {
+        let i = row * width + k;
+        dx[i] = inverse[row] * (dy[i] * scale[k] - all - ${normal} * along);
+        let place = part * ${count} * width + k;
+        partial[place] = select(partial[place], 0.0, n == 0) + dy[i] * ${normal};
+        ${mean ? 'partial[place + width] = select(partial[place + width], 0.0, n == 0) + dy[i];' : ''}
+      }
+    }
   }
-  sums[local] = along;
-  ${added}
-  along = sums[0] / f32(width);
-  workgroupBarrier();
-  sums[local] = all;
-  ${added}
-  all = ${mean ? 'sums[0] / f32(width)' : '0.0'};
-  if (row >= uniforms.rows) { return; }
-  for (var k = local; k < width; k += ${rowThreads}) {
-    let i = row * width + k;
-    result[i] = inverse[row] * (dy[i] * scale[k] - all - ${normal} * along);
-  }
-}`,
-    },
-    {
-      inputs: [...Object.values(inputs), scale!],
-      into: x!.shape,
-      workgroups: rows,
-      uniforms: [integers(size), integers(rows)],
-    },
-  )
-  // Rows are added in parts, so that there are threads enough, and then the parts.
-  const perPart = 32
-  const parts = Math.ceil(rows / perPart)
-  const partial = runPerElement(
-    {
-      key: `norm-parts/${names.join()}`,
-      inputs: names,
-      uniforms: 'width: i32, rows: i32, ',
-      code: () => `
-fn main(index: i32) {
-  if (index >= i32(arrayLength(&result))) { return; }
-  let width = uniforms.width;
-  let k = index % width;
-  let kind = (index / width) % ${count};
-  let begin = index / (width * ${count}) * ${perPart};
-  var sum = 0.0;
-  for (var row = begin; row < min(begin + ${perPart}, uniforms.rows); row++) {
-    let i = row * width + k;
-    sum += dy[i] * select(1.0, ${normal}, kind == 0);
-  }
-  result[index] = sum;
 }`,
     },
     {
       inputs: Object.values(inputs),
-      into: [parts, count, size],
+      into: [x!.shape, [parts, count, size]],
+      workgroups: parts,
       uniforms: [integers(size), integers(rows)],
     },
+  ) as [Tensor, Tensor]
+  const gradients = ['dscale', 'dbias'].slice(0, count)
+  const totals = runAll(
+    {
+      key: `norm-totals/${count}`,
+      inputs: ['partial'],
+      results: gradients,
+      uniforms: 'width: i32, parts: i32, ',
+      threads: rowThreads,
+      code: () => `
+fn main(k: i32) {
+  let width = uniforms.width;
+  if (k >= width) { return; }
+  ${gradients.map((name) => `var of_${name} = 0.0;`).join(' ')}
+  for (var part = 0; part < uniforms.parts; part++) {
+    let place = part * ${count} * width + k;
+    ${gradients.map((name, kind) => `of_${name} += partial[place + ${kind} * width];`).join(' ')}
+  }
+  ${gradients.map((name) => `${name}[k] = of_${name};`).join(' ')}
+}`,
+    },
+    {
+      inputs: [partial],
+      into: gradients.map(() => [size]),
+      workgroups: Math.ceil(size / rowThreads),
+      uniforms: [integers(size), integers(parts)],
+    },
   )
-  const total = (offset: number) =>
-    sumOf(partial, [size], { count: parts, inner: size, pitch: count * size, offset })
-  const gradients = [dx, total(0), ...(mean ? [total(size)] : [])]
   partial.dispose()
-  return gradients
+  return [dx, ...totals]
 }
 
 /** Abramowitz and Stegun, 7.1.26, as tfjs has it. */
@@ -247,8 +318,8 @@ const moved = (factor: Tensor | undefined) =>
   `((${factor ? 'factor[0] * ' : ''}gradient[i]) + f.w * values[i])`
 
 const computations: Readonly<Record<string, Compute>> = {
-  LetheLayerNorm: layerNorm,
-  LetheRmsNorm: rmsNorm,
+  LetheLayerNorm: norm,
+  LetheRmsNorm: norm,
   LetheLayerNormGradient: normGradient,
   LetheRmsNormGradient: normGradient,
 
@@ -263,44 +334,46 @@ const computations: Readonly<Record<string, Compute>> = {
       helpers: sigmoid,
     }),
   ],
-  LetheSwigluGradient: ({ dy, gate, x }) => [
-    each(
-      'swiglu-gate',
+  LetheSwigluGradient: ({ dy, gate, x }) =>
+    eachOf(
+      'swiglu-back',
       { dy: dy!, gate: gate!, x: x! },
+      {
+        dgate: 'dy[i] * x[i] * sigmoid(gate[i]) * (1.0 + gate[i] * (1.0 - sigmoid(gate[i])))',
+        dx: 'gate[i] * sigmoid(gate[i]) * dy[i]',
+      },
       x!.shape,
-      'dy[i] * x[i] * sigmoid(gate[i]) * (1.0 + gate[i] * (1.0 - sigmoid(gate[i])))',
       { helpers: sigmoid },
     ),
-    each('swiglu', { gate: gate!, x: dy! }, x!.shape, 'gate[i] * sigmoid(gate[i]) * x[i]', {
-      helpers: sigmoid,
-    }),
-  ],
   LetheReluGradient: ({ dy, y }) => [
     each('relu-back', { dy: dy!, y: y! }, y!.shape, 'select(0.0, dy[i], y[i] > 0.0)'),
   ],
 
   LetheCrossEntropy: ({ logits, targets }) => {
-    const largest = reduceRows('largest', { logits: logits! }, logits!, 'logits[i]', {
-      combine: max,
-      start: '-3.4e38',
-      finish: 'total',
-    })
-    const logTotal = reduceRows(
-      'log-total',
-      { logits: logits!, largest },
-      logits!,
-      'exp(logits[i] - largest[row])',
-      { finish: 'log(total)' },
+    const inputs = { logits: logits!, targets: targets! }
+    const results = ['loss', 'largest', 'logTotal']
+    return runAll(
+      byRows(
+        'cross-entropy',
+        inputs,
+        results,
+        () => `
+  ${overRow('top', 'logits[i]', max, '-3.4e38')}
+  ${overRow('total', 'exp(logits[i] - top)')}
+  if ((local > 0) | !inside) { return; }
+  let chosen = targets[row];
+  let logit = select(0.0, logits[row * width + clamp(chosen, 0, width - 1)], (chosen >= 0) & (chosen < width));
+  largest[row] = top;
+  logTotal[row] = log(total);
+  loss[row] = top + log(total) - logit;`,
+      ),
+      {
+        inputs: Object.values(inputs),
+        into: results.map(() => perRow(logits!)),
+        workgroups: rowsOf(logits!),
+        uniforms: rowUniforms(logits!),
+      },
     )
-    const logit = 'logits[i * n.x + clamp(targets[i], 0, n.x - 1)]'
-    const loss = each(
-      'cross-entropy',
-      { logits: logits!, targets: targets!, largest, logTotal },
-      perRow(logits!),
-      `largest[i] + logTotal[i] - select(0.0, ${logit}, (targets[i] >= 0) & (targets[i] < n.x))`,
-      width(logits!),
-    )
-    return [loss, largest, logTotal]
   },
   LetheCrossEntropyGradient: ({ logits, targets, largest, logTotal, scale }) => [
     each(
@@ -308,7 +381,7 @@ const computations: Readonly<Record<string, Compute>> = {
       { logits: logits!, targets: targets!, largest: largest!, logTotal: logTotal!, scale: scale! },
       logits!.shape,
       'scale[i / n.x] * (exp(logits[i] - largest[i / n.x] - logTotal[i / n.x]) - select(0.0, 1.0, targets[i / n.x] == i % n.x))',
-      width(logits!),
+      { n: [widthOf(logits!)] },
     ),
   ],
 
@@ -343,15 +416,108 @@ fn angleOf(i: i32) -> i32 {
     return y ? [y] : []
   },
 
-  LetheSumSquares: ({ x }) => {
-    const perPart = 1024
-    const parts = Math.ceil(x!.size / perPart)
-    return [
-      run(
+  LetheProduct: ({ a, b, bias, residual }, attributes) => {
+    const product = productWith(
+      { a: a!, b: b!, ...(bias && { bias }), ...(residual && { residual }) },
+      attributes as unknown as Parameters<typeof productWith>[1],
+    )
+    return product ? [product] : []
+  },
+  LetheProducts: ({ x, ...weights }) => products(x!, Object.values(weights)) ?? [],
+
+  LetheTakePlace: ({ ages, valid, worths }, { empty, among }) => {
+    const inputs = { ages: ages!, valid: valid!, ...(worths && { worths }) }
+    const batch = rowsOf(ages!)
+    return runAll(
+      byRows(
+        'take-place',
+        inputs,
+        ['newAges', 'newValid', 'place'],
+        () => `
+  var worth = 0.0;
+  var mine = width;
+  for (var k = local; k < uniforms.n; k += ${rowThreads}) {
+    let i = row * width + k;
+    let own = ${worths ? 'worths[i]' : '-(ages[i] + 1.0)'} - (1.0 - valid[i]) * uniforms.f;
+    if ((mine == width) | (own < worth)) { worth = own; mine = k; }
+  }
+  sums[local] = worth;
+  taken[local] = mine;
+  workgroupBarrier();
+  for (var step = ${rowThreads / 2}; step > 0; step /= 2) {
+    if (local < step) {
+      let other = taken[local + step];
+      let less = (sums[local + step] < sums[local]) | ((sums[local + step] == sums[local]) & (other < taken[local]));
+      if ((other < width) & ((taken[local] == width) | less)) {
+        sums[local] = sums[local + step];
+        taken[local] = other;
+      }
+    }
+    workgroupBarrier();
+  }
+  if (!inside) { return; }
+  if (local == 0) { place[row] = taken[0]; }
+  for (var k = local; k < width; k += ${rowThreads}) {
+    let i = row * width + k;
+    newAges[i] = select(ages[i] + 1.0, 0.0, k == taken[0]);
+    newValid[i] = select(valid[i], 1.0, k == taken[0]);
+  }`,
+        `var<workgroup> taken: array<i32, ${rowThreads}>;`,
+      ),
+      {
+        inputs: Object.values(inputs),
+        into: [ages!.shape, ages!.shape, { shape: [batch], dtype: 'int32' }],
+        workgroups: batch,
+        uniforms: rowUniforms(ages!, empty, among),
+      },
+    )
+  },
+  LetheWriteSlot: ({ place, ...given }) => {
+    const columns = numbered(given, 'column')
+    const slots = numbered(given, 'x').map((x, n) => ({ x: takeOver(x), column: columns[n]! }))
+    for (const some of inGroups(slots, Math.floor((mostBindings() - 1) / 2))) {
+      const lines = some.map(({ column }) => column.size)
+      const segments = segmentsOf(lines)
+      runAll(
         {
-          key: 'sum-squares',
-          inputs: ['x'],
-          uniforms: 'size: i32, parts: i32, ',
+          key: `write-slot/${some.length}`,
+          inputs: ['place', ...some.map((_, n) => `column${n}`)],
+          results: some.map((_, n) => `x${n}`),
+          uniforms: `${segments.declaration}${some.map((_, n) => `width${n}: i32, lines${n}: i32, `).join('')}`,
+          threads: rowThreads,
+          code: () => `
+fn main(index: i32) {
+  ${segments.each((n) => `x${n}[i * uniforms.width${n} + place[i / uniforms.lines${n}]] = column${n}[i];`)}
+}`,
+        },
+        {
+          inputs: [place!, ...some.map(({ column }) => column)],
+          into: some.map(({ x }) => x),
+          workgroups: segments.workgroups,
+          uniforms: [
+            ...segments.uniforms,
+            ...some.flatMap(({ x }, n) => [integers(widthOf(x)), integers(lines[n]! / place!.size)]),
+          ],
+        },
+      )
+    }
+    return slots.map(({ x }) => x)
+  },
+
+  LetheSumSquares: (inputs) => {
+    const perPart = 1024
+    const tensors = Object.values(inputs)
+    const partsOf = (x: Tensor) => Math.ceil(x.size / perPart)
+    let into: Result = [tensors.reduce((total, x) => total + partsOf(x), 0)]
+    let offset = 0
+    for (const some of inGroups(tensors, mostBindings() - 1)) {
+      // A workgroup for each part.
+      const segments = segmentsOf(some.map((x) => partsOf(x) * rowThreads))
+      into = run(
+        {
+          key: `sum-squares/${some.length}`,
+          inputs: some.map((_, n) => `x${n}`),
+          uniforms: `${segments.declaration}offset: i32, parts: i32, ${some.map((_, n) => `size${n}: i32, `).join('')}`,
           threads: rowThreads,
           code: () => `
 var<workgroup> sums: array<f32, ${rowThreads}>;
@@ -359,63 +525,91 @@ fn main(index: i32) {
   let part = index / ${rowThreads};
   let local = i32(localIndex);
   var sum = 0.0;
-  for (var k = part * ${perPart} + local; k < min((part + 1) * ${perPart}, uniforms.size); k += ${rowThreads}) {
-    sum += x[k] * x[k];
-  }
+  ${segments.each(
+    (n) => `
+    let begin = i / ${rowThreads} * ${perPart};
+    for (var k = begin + local; k < min(begin + ${perPart}, uniforms.size${n}); k += ${rowThreads}) {
+      sum += x${n}[k] * x${n}[k];
+    }`,
+  )}
   sums[local] = sum;
   ${added}
-  if ((local == 0) & (part < uniforms.parts)) { result[part] = sums[0]; }
+  if ((local == 0) & (part < uniforms.parts)) { result[uniforms.offset + part] = sums[0]; }
 }`,
         },
-        { inputs: [x!], into: [parts], workgroups: parts, uniforms: [integers(x!.size), integers(parts)] },
-      ),
-    ]
+        {
+          inputs: some,
+          into,
+          workgroups: segments.workgroups,
+          uniforms: [
+            ...segments.uniforms,
+            integers(offset),
+            integers(segments.workgroups),
+            ...some.map((x) => integers(x.size)),
+          ],
+        },
+      )
+      offset += segments.workgroups
+    }
+    return [into as Tensor]
   },
 
-  LetheAdam: ({ values, gradient, mean, square, factor }, attributes) => {
+  LetheAdamInParts: ({ mean, square, factor, ...given }, attributes) => {
     const { beta1, beta2, rate, epsilon, decay, shrink } = attributes as Record<string, number>
-    const given = { values: values!, gradient: gradient!, ...(factor && { factor }) }
-    const step = moved(factor)
-    const f = [beta1!, beta2!, 0, decay!]
-    const { shape } = values!
-    const newMean = each('adam-mean', { ...given, mean: mean! }, shape, `f.x * mean[i] + ${step}`, { f })
-    const newSquare = each(
-      'adam-square',
-      { ...given, square: square! },
-      shape,
-      `f.y * square[i] + ${step} * ${step}`,
-      { f },
-    )
-    const newValues = each(
-      'adam-values',
-      { values: values!, newMean, newSquare },
-      shape,
-      'f.x * values[i] - f.y * newMean[i] / (sqrt(newSquare[i]) + f.z)',
-      { f: [shrink!, rate!, epsilon!] },
-    )
-    return [newValues, newMean, newSquare]
+    const [newMean, newSquare] = [takeOver(mean!), takeOver(square!)]
+    let first = 0
+    const gradients = numbered(given, 'gradient')
+    const parts = numbered(given, 'values').map((values, n) => {
+      first += values.size
+      return { values: takeOver(values), gradient: gradients[n]!, first: first - values.size }
+    })
+    // As a tensor: uniforms that change from step to step would be made anew for each dispatch.
+    const attributesGiven = tensor1d([beta1!, beta2!, rate!, epsilon!, decay!, shrink!], 'float32')
+    const shared = { attributes: attributesGiven, ...(factor && { factor }) }
+    const bound = 2 + Object.keys(shared).length
+    for (const some of inGroups(parts, Math.floor((mostBindings() - bound) / 2))) {
+      const segments = segmentsOf(some.map(({ values }) => values.size))
+      runAll(
+        {
+          key: `adam/${some.length}/${Object.keys(shared).join()}`,
+          inputs: [...Object.keys(shared), ...some.map((_, n) => `gradient${n}`)],
+          results: ['mean', 'square', ...some.map((_, n) => `values${n}`)],
+          uniforms: `${segments.declaration}${some.map((_, n) => `first${n}: i32, `).join('')}`,
+          threads: rowThreads,
+          code: () => `
+fn updated(value: f32, gradient: f32, at: i32) -> f32 {
+  let step = ${factor ? 'factor[0] * ' : ''}gradient + attributes[4] * value;
+  mean[at] = attributes[0] * mean[at] + step;
+  square[at] = attributes[1] * square[at] + step * step;
+  return attributes[5] * value - attributes[2] * mean[at] / (sqrt(square[at]) + attributes[3]);
+}
+fn main(index: i32) {
+  ${segments.each((n) => `values${n}[i] = updated(values${n}[i], gradient${n}[i], uniforms.first${n} + i);`)}
+}`,
+        },
+        {
+          inputs: [...Object.values(shared), ...some.map(({ gradient }) => gradient)],
+          into: [newMean, newSquare, ...some.map(({ values }) => values)],
+          workgroups: segments.workgroups,
+          uniforms: [...segments.uniforms, ...some.map(({ first }) => integers(first))],
+        },
+      )
+    }
+    attributesGiven.dispose()
+    return [...parts.map(({ values }) => values), newMean, newSquare]
   },
   LetheAdagrad: ({ values, gradient, square, factor }, attributes) => {
     const { rate, epsilon, decay } = attributes as Record<string, number>
-    const given = { values: values!, gradient: gradient!, ...(factor && { factor }) }
-    const step = moved(factor)
-    const { shape } = values!
-    const f = [rate!, epsilon!, 0, decay!]
-    const newSquare = each(
-      'adagrad-square',
-      { ...given, square: square! },
-      shape,
-      `square[i] + ${step} * ${step}`,
-      { f },
-    )
-    const newValues = each(
-      'adagrad-values',
-      { ...given, newSquare },
-      shape,
-      `values[i] - f.x * ${step} / (sqrt(newSquare[i]) + f.y)`,
-      { f },
-    )
-    return [newValues, newSquare]
+    return eachOf(
+      'adagrad',
+      { values: values!, gradient: gradient!, square: square!, ...(factor && { factor }) },
+      {
+        newSquare: `square[i] + ${moved(factor)} * ${moved(factor)}`,
+        newValues: `values[i] - f.x * ${moved(factor)} / (sqrt(newSquare[i]) + f.y)`,
+      },
+      values!.shape,
+      { f: [rate!, epsilon!, 0, decay!] },
+    ).reverse()
   },
 }
 

@@ -1,8 +1,10 @@
 /**
- * Runs a compute shader on tfjs's WebGPU backend: an object of the shape that it takes for a program is all it needs.
- * Tensors go in flat, so that a shader is compiled once for all shapes; sizes travel as uniforms.
+ * Runs compute shaders on tfjs's WebGPU backend, which records and submits them among its own. tfjs's programs have one
+ * result and are looked up by the shapes of all tensors; ours have as many as bindings allow, take tensors flat, so that a
+ * shader is compiled once for all shapes, and sizes travel as uniforms.
  */
-import { backend, type DataType, engine, type Tensor, type TensorInfo, util } from '@tensorflow/tfjs-core'
+import { backend, type DataType, engine, type Tensor, type TensorInfo } from '@tensorflow/tfjs-core'
+import { type Ending, endingFor } from './ending'
 
 export interface Uniform {
   readonly type: 'int32' | 'float32'
@@ -14,93 +16,169 @@ export interface Shader {
   readonly key: string
   /** Names of the inputs, as the code calls them. */
   readonly inputs: readonly string[]
-  /** Those of the inputs, and 'result', that are arrays of vec4: their sizes are multiples of four. Default: none. */
+  /** Those of the results. Default: 'result'. */
+  readonly results?: readonly string[]
+  /** Those of all these that are arrays of vec4: their sizes are multiples of four. Default: none. */
   readonly vectors?: readonly string[]
   /** Those of the inputs that are arrays of vec2. Default: none. */
   readonly pairs?: readonly string[]
   /** Members of the struct `uniforms`. */
   readonly uniforms: string
-  /** WGSL with `fn main(index: i32)`. */
+  /** WGSL with `fn main(index: i32)`; `localIndex` is a thread's number in its workgroup. */
   readonly code: () => string
   readonly threads: number
 }
 
-/** WebGPUProgram of tfjs. */
+/** What tfjs's backend takes to record a program that was compiled. */
 interface Program {
   readonly shaderKey: string
-  readonly variableNames: string[]
-  readonly variableComponents: number[]
-  readonly uniforms: string
+  readonly pipeline: object
   readonly outputShape: number[]
-  readonly outputComponent: number
-  readonly workgroupSize: [number, number, number]
-  readonly dispatchLayout: { x: number[] }
-  readonly dispatch: [number, number, number]
-  getUserCode(): string
+  readonly dispatch: readonly [number, number, number]
 }
 
+interface TensorData {
+  readonly dtype: DataType
+  values: Float32Array | null
+  resource: object | null
+}
+
+/** Private there, but for the device. */
 interface WebGPUBackend {
-  runWebGPUProgram(
-    program: Program,
-    inputs: TensorInfo[],
-    dtype: DataType,
-    uniforms: Uniform[],
-    output?: TensorInfo,
-  ): TensorInfo
+  readonly device: {
+    readonly limits: Readonly<
+      Record<'maxComputeWorkgroupsPerDimension' | 'maxStorageBuffersPerShaderStage', number>
+    >
+    createShaderModule(descriptor: object): object
+    createComputePipeline(descriptor: object): object
+  }
+  readonly pipelineCache: Record<string, object>
+  readonly tensorMap: { get(dataId: object): TensorData }
+  makeTensorInfo(shape: number[], dtype: DataType, values?: Float32Array): TensorInfo
+  uploadToGPU(dataId: object): void
+  refCount(dataId: object): number
+  recordAndSubmit(program: Program, output: TensorInfo, others: TensorInfo[], uniforms: Uniform[]): void
 }
 
-const flat = ({ dataId, dtype, shape }: TensorInfo): TensorInfo => ({
-  dataId,
-  dtype,
-  shape: [util.sizeFromShape(shape)],
-})
-
-const opening = 'fn main(index: i32) {'
-
-/** The code with every input mentioned, since an input that is not mentioned would have no place in the layout. */
-const named = ({ code, inputs }: Shader) =>
-  code().replace(opening, `${opening} ${inputs.map((name) => `_ = &${name};`).join(' ')}`)
-
-/** What the result becomes: a new tensor of a shape, of float32 unless something else is said, or one that is written into. */
+/** What a result becomes: a new tensor of a shape, of float32 unless something else is said, or one that is written into. */
 export type Result =
   | readonly number[]
   | { readonly shape: readonly number[]; readonly dtype: 'int32' }
   | Tensor
 
-export interface Run {
+export interface Run<Into = Result> {
   readonly inputs: readonly TensorInfo[]
   readonly uniforms: Uniform[]
   readonly workgroups: number
-  readonly into: Result
+  readonly into: Into
 }
 
-/** Runs a shader. */
-export function run(shader: Shader, { inputs, uniforms, workgroups, into }: Run): Tensor {
-  const componentsOf = (name: string) =>
-    shader.vectors?.includes(name) ? 4 : shader.pairs?.includes(name) ? 2 : 1
-  const [shape, dtype] = 'shape' in into ? [[...into.shape], into.dtype] : [[...into], 'float32' as const]
-  const program: Program = {
-    shaderKey: `lethe-${shader.key}`,
-    variableNames: [...shader.inputs],
-    variableComponents: shader.inputs.map(componentsOf),
-    uniforms: shader.uniforms,
-    outputShape: [shape.reduce((product, size) => product * size, 1)],
-    outputComponent: componentsOf('result'),
-    workgroupSize: [shader.threads, 1, 1],
-    dispatchLayout: { x: [0] },
-    dispatch: [workgroups, 1, 1],
-    getUserCode: () => named(shader),
+const sizeOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1)
+
+/** Of all bindings alike: tfjs puts these sizes in front of a program's own uniforms. */
+const flat = ({ dataId, dtype }: TensorInfo): TensorInfo => ({ dataId, dtype, shape: [] })
+
+/** Runs a shader that has one result. */
+export const run = (shader: Shader, job: Run): Tensor => runAll(shader, { ...job, into: [job.into] })[0]!
+
+/** Runs a shader. A tensor may be bound once only. */
+export function runAll(
+  shader: Shader,
+  { inputs, uniforms, workgroups, into }: Run<readonly Result[]>,
+): Tensor[] {
+  const webgpu = backend() as unknown as WebGPUBackend
+  const results = into.map((result): Tensor => {
+    if ('dataId' in result) return result
+    const [shape, dtype] = 'shape' in result ? [result.shape, result.dtype] : [result, 'float32' as const]
+    return engine().makeTensorFromTensorInfo(webgpu.makeTensorInfo([...shape], dtype))
+  })
+  if (results[0]!.size === 0) {
+    for (const { dataId } of results) webgpu.tensorMap.get(dataId).values = new Float32Array(0)
+    return results
   }
-  const output = 'dataId' in into ? into : undefined
-  const info = (backend() as unknown as WebGPUBackend).runWebGPUProgram(
-    program,
-    inputs.map(flat),
-    dtype,
-    uniforms,
-    output && flat(output),
-  )
-  return output ?? engine().makeTensorFromTensorInfo({ ...info, shape })
+  const bound = [...results, ...inputs]
+  for (const { dataId } of bound) webgpu.uploadToGPU(dataId)
+  const types = bound.map(({ dataId }) => (webgpu.tensorMap.get(dataId).dtype === 'float32' ? 'f32' : 'i32'))
+  const key = `lethe-${shader.key};${types.join()}`
+  webgpu.pipelineCache[key] ??= compile(webgpu, key, shader, types)
+  const [first, ...others] = bound.map(flat) as [TensorInfo, ...TensorInfo[]]
+  const program: Program = {
+    shaderKey: key,
+    pipeline: webgpu.pipelineCache[key],
+    outputShape: [],
+    dispatch: gridOf(workgroups, webgpu.device.limits.maxComputeWorkgroupsPerDimension),
+  }
+  webgpu.recordAndSubmit(program, first, others, uniforms)
+  return results
 }
+
+/** So many workgroups or more, as their number along one axis is limited. */
+function gridOf(workgroups: number, most: number): [number, number, number] {
+  if (workgroups <= most) return [workgroups, 1, 1]
+  const side = Math.ceil(Math.sqrt(workgroups))
+  if (side <= most) return [side, side, 1]
+  const edge = Math.ceil(Math.cbrt(workgroups))
+  return [edge, edge, edge]
+}
+
+function compile(webgpu: WebGPUBackend, label: string, shader: Shader, types: readonly string[]): object {
+  const { results = ['result'], inputs, vectors = [], pairs = [], uniforms, threads } = shader
+  const names = [...results, ...inputs]
+  const bindings = names.map((name, place) => {
+    const width = vectors.includes(name) ? 4 : pairs.includes(name) ? 2 : 1
+    const type = width > 1 ? `vec${width}<${types[place]}>` : types[place]
+    const access = place < results.length ? 'read_write' : 'read'
+    return `@group(0) @binding(${place}) var<storage, ${access}> ${name}: array<${type}>;`
+  })
+  const sizes = names.map((_, place) => `shape${place}: i32, strides${place}: i32, `)
+  const code = `
+struct Uniforms { nan: f32, infinity: f32, ${sizes.join('')}${uniforms}};
+${bindings.join('\n')}
+@group(0) @binding(${names.length}) var<uniform> uniforms: Uniforms;
+var<private> localIndex: u32;
+${shader.code()}
+@compute @workgroup_size(${threads})
+fn start(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  localIndex = local;
+  // A binding that is not mentioned would have no place in the layout.
+  ${names.map((name) => `_ = &${name};`).join(' ')} _ = uniforms.nan;
+  main(i32(((group.z * groups.y + group.y) * groups.x + group.x) * ${threads}u + local));
+}`
+  const module = webgpu.device.createShaderModule({ code, label })
+  return webgpu.device.createComputePipeline({
+    label,
+    layout: 'auto',
+    compute: { module, entryPoint: 'start' },
+  })
+}
+
+/**
+ * A tensor to be written into that has x's values: its very buffer where nobody else holds it, which x then loses, else a
+ * copy. It is other data to tfjs, which may have, or be reading, x's values.
+ */
+export function takeOver(x: Tensor): Tensor {
+  const webgpu = backend() as unknown as WebGPUBackend
+  if (webgpu.refCount(x.dataId) !== 1)
+    return runPerElement(
+      {
+        key: 'copy',
+        inputs: ['x'],
+        uniforms: '',
+        code: () => 'fn main(i: i32) { if (i < i32(arrayLength(&result))) { result[i] = x[i]; } }',
+      },
+      { inputs: [x], into: x.shape, uniforms: [] },
+    )
+  webgpu.uploadToGPU(x.dataId)
+  const info = webgpu.makeTensorInfo(x.shape, x.dtype)
+  const [from, to] = [webgpu.tensorMap.get(x.dataId), webgpu.tensorMap.get(info.dataId)]
+  to.resource = from.resource
+  from.resource = null
+  return engine().makeTensorFromTensorInfo(info)
+}
+
+/** Buffers that a shader may bind. */
+export const mostBindings = (): number =>
+  (backend() as unknown as WebGPUBackend).device.limits.maxStorageBuffersPerShaderStage
 
 /** Threads of a shader that computes each value by itself. */
 const elementThreads = 64
@@ -109,10 +187,10 @@ const elementThreads = 64
 export const runPerElement = (
   shader: Omit<Shader, 'threads'>,
   job: Omit<Run, 'workgroups' | 'into'> & { into: readonly number[] },
-) =>
+): Tensor =>
   run(
     { ...shader, threads: elementThreads },
-    { ...job, workgroups: Math.ceil(job.into.reduce((product, size) => product * size, 1) / elementThreads) },
+    { ...job, workgroups: Math.ceil(sizeOf(job.into) / elementThreads) },
   )
 
 interface Sum {
@@ -124,33 +202,44 @@ interface Sum {
   readonly offset?: number
 }
 
+/** What is done to the sums: a matrix of so many columns. */
+interface After {
+  readonly ending: Ending
+  readonly inputs: readonly TensorInfo[]
+  readonly columns: number
+}
+
+const nothingAfter: After = { ending: /* @__PURE__ */ endingFor({}), inputs: [], columns: 1 }
+
 /** Σ over n of x[outer · outerPitch + n · pitch + offset + inner] for each outer and inner, as a tensor of shape `into`. */
 export function sumOf(
   x: Tensor,
   into: readonly number[],
   { count, inner, pitch = inner, outerPitch = count * pitch, offset = 0 }: Sum,
+  { ending, inputs, columns }: After = nothingAfter,
 ): Tensor {
   return runPerElement(
     {
-      key: 'sum',
-      inputs: ['x'],
+      key: `sum${ending.key}`,
+      inputs: ['x', ...ending.inputs],
       uniforms: 'counts: vec4<i32>, places: vec4<i32>, ',
-      code: () => `
+      code: () => `${ending.code}
 fn main(index: i32) {
   if (index >= i32(arrayLength(&result))) { return; }
   let inner = index % uniforms.counts.y;
   let origin = (index / uniforms.counts.y) * uniforms.places.x + uniforms.places.z + inner;
   var sum = 0.0;
   for (var n = 0; n < uniforms.counts.x; n++) { sum += x[origin + n * uniforms.places.y]; }
-  result[index] = sum;
+  let column = index % uniforms.places.w;
+  result[index] = endingOf(sum, index - column, column);
 }`,
     },
     {
-      inputs: [x],
+      inputs: [x, ...inputs],
       into,
       uniforms: [
         { type: 'int32', data: [count, inner, 0, 0] },
-        { type: 'int32', data: [outerPitch, pitch, offset, 0] },
+        { type: 'int32', data: [outerPitch, pitch, offset, columns] },
       ],
     },
   )

@@ -63,7 +63,7 @@ const some = process.env.LETHE_TEST_EVERYTHING
 interface Backend {
   readonly pipelineCache: object
   readonly bufferManager: { getNumUsedBuffers(): number }
-  runWebGPUProgram(...given: unknown[]): unknown
+  recordAndSubmit(...given: unknown[]): unknown
 }
 
 const [batch, block, warmUp, steps] = [2, 8, 6, 20]
@@ -89,10 +89,10 @@ describe.skipIf(missing)('steps on webgpu', () => {
   beforeAll(async () => {
     info = await useBackend('webgpu', { softwareVulkan })
     registerGradients()
-    const { runWebGPUProgram } = device()
-    device().runWebGPUProgram = function (...given) {
+    const { recordAndSubmit } = device()
+    device().recordAndSubmit = function (...given) {
       dispatches++
-      return runWebGPUProgram.apply(this, given)
+      return recordAndSubmit.apply(this, given)
     }
   })
   afterAll(() => disposeBackend())

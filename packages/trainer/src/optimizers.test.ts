@@ -1,8 +1,9 @@
 /** Updates against PyTorch's formulas, written out in float64, on every parameter shape that is grouped differently. */
-import { useBackend } from '@lethe/backends'
+import { existsSync } from 'node:fs'
+import { disposeBackend, useBackend } from '@lethe/backends'
 import { Random } from '@lethe/core'
 import { memory, type Tensor, tensor, type Variable, variable } from '@tensorflow/tfjs-core'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { OptimizerOptions } from './optimizers'
 import { Optimizer } from './optimizers'
 
@@ -111,12 +112,17 @@ const cases: OptimizerOptions[] = [
   { optimizer: 'sgd', momentum: 0.9, weightDecay: 0.01, clip: 0.3 },
 ]
 
-describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
-  beforeAll(async () => {
-    await useBackend(backend)
-  })
+const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
+const backends = ['cpu', 'wasm', ...(existsSync(softwareVulkan) ? (['webgpu'] as const) : [])] as const
 
-  test.each(cases)('%o is PyTorch’s', async (options) => {
+describe.each(backends)('on %s', (backend) => {
+  beforeAll(async () => {
+    await useBackend(backend, { softwareVulkan })
+  })
+  afterAll(() => disposeBackend())
+
+  // Shaders in software take their time to compile.
+  test.each(backend === 'webgpu' ? cases.slice(1, 4) : cases)('%o is PyTorch’s', async (options) => {
     const parameters = makeParameters()
     const optimizer = new Optimizer(parameters, options)
     const norms = await run(optimizer)
@@ -161,6 +167,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
 })
 
 test('the state of another optimiser is refused', async () => {
+  await useBackend('cpu')
   const parameters = makeParameters()
   const optimizer = new Optimizer(parameters, { optimizer: 'adam' })
   expect(() => optimizer.load(1, new Map())).toThrow(/saved optimiser state has nothing for "mean\./)

@@ -4,10 +4,11 @@
  * core's fused kernels (`FusedKernels`), one of them updates a parameter and its state in one pass.
  *
  * Parameters are updated in groups: small ones (gains, biases) are strung together into one vector, so that fifty
- * tiny tensors cost as many kernel calls as one; large ones stand alone and are not copied. The state is saved per
- * parameter under its own name, whatever the grouping.
+ * tiny tensors cost as many kernel calls as one; large ones stand alone and are not copied. A backend that updates many
+ * tensors at once (`LetheAdamInParts`) gets them all in one group, and copies none. The state is saved per parameter under
+ * its own name, whatever the grouping.
  */
-import { fused, type HostTensor } from '@lethe/core'
+import { fused, type HostTensor, hasFused, several } from '@lethe/core'
 import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core'
 import {
   add,
@@ -45,7 +46,7 @@ export interface OptimizerOptions {
   readonly momentum?: number
 }
 
-/** Parameters that are updated as one tensor. */
+/** Parameters whose state is one tensor, and which are updated as one. */
 interface Group {
   readonly names: readonly string[]
   readonly sizes: readonly number[]
@@ -57,6 +58,8 @@ interface Group {
 const largeSize = 2 ** 14
 /** No string of small parameters is longer than this. */
 const groupSize = 2 ** 18
+/** Nor the state of parameters that are updated together: a GPU binds so much at once. */
+const togetherSize = 2 ** 24
 
 /**
  * One update rule: new values and state from old ones and the gradient, times `factor` if there is one. Made of tensors
@@ -82,7 +85,7 @@ export class Optimizer {
   ) {
     checkOptimizer(options)
     this.slots = slotsOf(options)
-    this.groups = groupParameters(parameters).map((group) => ({
+    this.groups = groupParameters(parameters, updatesTogether(options)).map((group) => ({
       ...group,
       state: this.slots.map(() => keep(zeros([...group.shape]))),
     }))
@@ -95,24 +98,30 @@ export class Optimizer {
   update(gradients: Readonly<Record<string, Tensor>>, learningRate: number): Scalar {
     this.step++
     return tidy(() => {
-      const update = ruleOf(this.options, this.step, learningRate)
-      const packed = this.groups.map((group) =>
-        pack(group, (name) => gradients[name] ?? zeros(this.shape(name))),
+      const given = this.groups.map(({ names }) =>
+        names.map((name) => gradients[name] ?? zeros(this.parameters.get(name)!.shape)),
       )
-      // A scope per group frees its intermediates before the next one: less memory at once, and it stays in the cache.
-      const squares = packed.map((gradient) => tidy(() => sumSquares(gradient)))
-      const norm = sqrt(sum(squares.length > 1 ? concat(squares) : squares[0]!)) as Scalar
+      const together = updatesTogether(this.options)
+      const packed = together ? undefined : given.map(pack)
+      const norm = sqrt(sum(sumSquares(packed ?? given.flat()))) as Scalar
       const { clip = 0 } = this.options
       const factor = clip > 0 ? (minimum(1, div(clip, add(norm, 1e-6))) as Scalar) : undefined
+      const update = ruleOf(this.options, this.step, learningRate)
       this.groups.forEach((group, index) => {
+        // A scope per group frees its intermediates before the next one: less memory at once, and it stays in the cache.
         tidy(() => {
-          const values = pack(group, (name) => this.parameters.get(name)!)
-          const updated = update(values, packed[index]!, group.state, factor)
+          const parameters = group.names.map((name) => this.parameters.get(name)!)
+          const all = { values: parameters, gradients: given[index]!, state: group.state, factor }
+          const parts = together && updateInParts(this.options, this.step, learningRate, all)
+          const updated =
+            parts || update(pack(parameters), packed?.[index] ?? pack(given[index]!), group.state, factor)
           updated.state.forEach((next, slot) => {
             group.state[slot]!.dispose()
             group.state[slot] = keep(next)
           })
-          this.assign(group, updated.values)
+          const values = Array.isArray(updated.values) ? updated.values : split(group, updated.values)
+          for (const [place, parameter] of parameters.entries())
+            parameter.assign(reshape(values[place]!, parameter.shape))
         })
       })
       return norm
@@ -170,17 +179,6 @@ export class Optimizer {
   private shape(name: string): number[] {
     return this.parameters.get(name)!.shape
   }
-
-  private assign(group: Group, values: Tensor): void {
-    let offset = 0
-    for (const [index, name] of group.names.entries()) {
-      const size = group.sizes[index]!
-      const part = group.names.length === 1 ? values : slice(values, [offset], [size])
-      const parameter = this.parameters.get(name)!
-      parameter.assign(reshape(part, parameter.shape))
-      offset += size
-    }
-  }
 }
 
 /** @throws OptionError */
@@ -212,9 +210,56 @@ function slotsOf({ optimizer, momentum = 0 }: OptimizerOptions): readonly string
   }
 }
 
-/** Numbers whose sum is that of the squares: [parts]. */
-const sumSquares = (x: Tensor): Tensor =>
-  fused('LetheSumSquares', { x }, {})?.[0] ?? reshape(sum(squareOf(x), -1), [-1])
+/** Numbers whose sum is that of the squares of all: [parts]. */
+const sumSquares = (tensors: readonly Tensor[]): Tensor =>
+  fused('LetheSumSquares', several('x', tensors), {})?.[0] ??
+  concat(tensors.map((x) => tidy(() => reshape(sum(squareOf(x), -1), [-1]))))
+
+/** Whether the backend updates many tensors of any shapes at once. */
+const updatesTogether = ({ optimizer }: OptimizerOptions) =>
+  optimizer.startsWith('adam') && hasFused('LetheAdamInParts')
+
+interface Parts {
+  readonly values: readonly Tensor[]
+  readonly gradients: readonly Tensor[]
+  readonly state: readonly Tensor[]
+  readonly factor: Scalar | undefined
+}
+
+/** Adam's update of several tensors with one state; undefined where the backend declines. Consumes values and state. */
+function updateInParts(
+  options: OptimizerOptions,
+  step: number,
+  learningRate: number,
+  { values, gradients, state, factor }: Parts,
+): { values: Tensor[]; state: Tensor[] } | undefined {
+  const [mean, square] = state as [Tensor, Tensor]
+  const parts = { ...several('values', values), ...several('gradient', gradients) }
+  const inputs = { mean, square, ...(factor && { factor }), ...parts }
+  const found = fused('LetheAdamInParts', inputs, adamNumbers(options, step, learningRate))
+  return found && { values: found.slice(0, -2), state: found.slice(-2) }
+}
+
+/**
+ * Adam, with both averages kept without their factors 1 - beta, which saves two passes over every parameter:
+ * mean = (1 - beta1) M, square = (1 - beta2) S with M = beta1 M + g, S = beta2 S + g². So the update
+ *   lr · mean / (1 - beta1^t) / (sqrt(square / (1 - beta2^t)) + epsilon)
+ * is M / (sqrt(S) + epsilon / root) · rate with two of these numbers.
+ */
+function adamNumbers(options: OptimizerOptions, step: number, learningRate: number) {
+  const { optimizer, weightDecay = 0 } = options
+  const [beta1, beta2] = options.betas ?? [0.9, 0.999]
+  const root = Math.sqrt((1 - beta2) / (1 - beta2 ** step))
+  const decoupled = optimizer === 'adamw'
+  return {
+    beta1,
+    beta2,
+    rate: (learningRate * (1 - beta1)) / (1 - beta1 ** step) / root,
+    epsilon: (options.epsilon ?? 1e-8) / root,
+    decay: decoupled ? 0 : weightDecay,
+    shrink: decoupled ? 1 - learningRate * weightDecay : 1,
+  }
+}
 
 /** The update rule at one step (from 1). */
 function ruleOf(options: OptimizerOptions, step: number, learningRate: number): Rule {
@@ -247,19 +292,12 @@ function ruleOf(options: OptimizerOptions, step: number, learningRate: number): 
     }
   }
 
-  // Adam, with both averages kept without their factors 1 - beta, which saves two passes over every parameter:
-  // mean = (1 - beta1) M, square = (1 - beta2) S with M = beta1 M + g, S = beta2 S + g². So the update
-  //   lr · mean / (1 - beta1^t) / (sqrt(square / (1 - beta2^t)) + epsilon)
-  // is M / (sqrt(S) + epsilon / root) · rate with the two host numbers below.
-  const [beta1, beta2] = options.betas ?? [0.9, 0.999]
-  const root = Math.sqrt((1 - beta2) / (1 - beta2 ** step))
-  const rate = (learningRate * (1 - beta1)) / (1 - beta1 ** step) / root
-  const epsilon = (options.epsilon ?? 1e-8) / root
-  const shrink = optimizer === 'adamw' ? 1 - learningRate * weightDecay : 1
+  const numbers = adamNumbers(options, step, learningRate)
+  const { beta1, beta2, rate, epsilon, shrink } = numbers
   return (values, gradient, state, factor) => {
     const [mean, square] = state as [Tensor, Tensor]
     const inputs = { values, gradient, mean, square, ...(factor && { factor }) }
-    const found = fused('LetheAdam', inputs, { beta1, beta2, rate, epsilon, decay, shrink })
+    const found = fused('LetheAdam', inputs, numbers)
     if (found) return { values: found[0], state: [found[1], found[2]] }
     const clipped = whole(gradient, factor, values)
     const nextMean = add(mul(mean, beta1), clipped)
@@ -270,13 +308,24 @@ function ruleOf(options: OptimizerOptions, step: number, learningRate: number): 
   }
 }
 
-/** The tensors of a group as one; the shape of a single large one is kept. */
-function pack(group: Group, get: (name: string) => Tensor): Tensor {
-  if (group.names.length === 1) return get(group.names[0]!)
-  return concat(group.names.map((name) => reshape(get(name), [-1])))
+/** Tensors as one vector; the shape of a single one is kept. */
+const pack = (tensors: readonly Tensor[]): Tensor =>
+  tensors.length === 1 ? tensors[0]! : concat(tensors.map((tensor) => reshape(tensor, [-1])))
+
+/** The other way round. */
+function split({ sizes }: Group, values: Tensor): Tensor[] {
+  if (sizes.length === 1) return [values]
+  let end = 0
+  return sizes.map((size) => {
+    end += size
+    return slice(values, [end - size], [size])
+  })
 }
 
-function groupParameters(parameters: ReadonlyMap<string, Variable>): Omit<Group, 'state'>[] {
+function groupParameters(
+  parameters: ReadonlyMap<string, Variable>,
+  together: boolean,
+): Omit<Group, 'state'>[] {
   const groups: Omit<Group, 'state'>[] = []
   let names: string[] = []
   let total = 0
@@ -286,11 +335,11 @@ function groupParameters(parameters: ReadonlyMap<string, Variable>): Omit<Group,
     groups.push({ names, sizes, shape: names.length === 1 ? parameters.get(names[0]!)!.shape : [length] })
   }
   for (const [name, { size }] of parameters) {
-    if (size >= largeSize) {
+    if (size >= (together ? togetherSize : largeSize)) {
       group([name])
       continue
     }
-    if (total + size > groupSize) {
+    if (names.length > 0 && total + size > (together ? togetherSize : groupSize)) {
       group(names)
       names = []
       total = 0

@@ -112,11 +112,20 @@ const calls = (): Record<string, Call> => ({
     ['float32', 'float32', 'int32'],
   ],
   LetheWriteSlot: [
-    { x: shared(ramp(2, 3, 5)), column: ramp(2, 3, 1), place: whole([4, 0], 2) },
+    {
+      x0: shared(ramp(2, 3, 5)),
+      column0: ramp(2, 3, 1),
+      x1: shared(ramp(2, 5)),
+      column1: ramp(2, 1),
+      place: whole([4, 0], 2),
+    },
     {},
-    [[2, 3, 5]],
+    [
+      [2, 3, 5],
+      [2, 5],
+    ],
   ],
-  LetheSumSquares: [{ x: ramp(3, 5) }, {}, [[1]]],
+  LetheSumSquares: [{ x0: ramp(3, 5), x1: ramp(2) }, {}, [[2]]],
   LetheAdam: [
     {
       values: ramp(3, 5),

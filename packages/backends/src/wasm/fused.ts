@@ -70,6 +70,13 @@ const widthOf = ({ shape }: TensorInfo) => shape[shape.length - 1]!
 const rowsOf = (x: TensorInfo) => sizeOf(x.shape) / widthOf(x)
 const perRow = ({ shape }: TensorInfo) => [...shape.slice(0, -1), 1]
 
+/** Inputs by one name and the numbers from 0 on. */
+const numbered = (inputs: Readonly<Record<string, TensorInfo>>, name: string): TensorInfo[] => {
+  const tensors: TensorInfo[] = []
+  for (let index = 0; inputs[name + index]; index++) tensors.push(inputs[name + index]!)
+  return tensors
+}
+
 /** Layer norm where there is a bias, else RMS norm. */
 const norm = kernel<'x' | 'scale' | 'bias'>(({ kernels, inputs, attributes, at, make }) => {
   const { x, scale, bias } = inputs as typeof inputs & { bias?: TensorInfo }
@@ -181,18 +188,25 @@ export const fusedKernels: Readonly<Record<string, KernelFunc>> = {
       return [newAges, newValid, place]
     },
   ),
-  LetheWriteSlot: kernel<'x' | 'column' | 'place'>(({ kernels, inputs: { x, column, place }, at, own }) => {
-    const y = own(x)
-    const lines = sizeOf(column.shape)
-    kernels.writePlaces(at(y), at(column), at(place), widthOf(x), lines / sizeOf(place.shape), 0, lines)
-    return [y]
-  }),
+  LetheWriteSlot: kernel<string>(({ kernels, inputs: { place, ...given }, at, own }) =>
+    numbered(given, 'x').map((x, index) => {
+      const [y, column] = [own(x), given[`column${index}`]!]
+      const lines = sizeOf(column.shape)
+      const perPlace = lines / sizeOf(place!.shape)
+      kernels.writePlaces(at(y), at(column), at(place), widthOf(x), perPlace, 0, lines)
+      return y
+    }),
+  ),
 
-  LetheSumSquares: kernel<'x'>(({ kernels, inputs: { x }, at, make }) => {
-    const count = sizeOf(x.shape)
-    const parts = kernels.sumSquaresParts(count)
-    const sums = make([parts])
-    kernels.sumSquares(at(x), at(sums), count, 0, parts)
+  LetheSumSquares: kernel<string>(({ kernels, inputs, at, make }) => {
+    const counts = Object.values(inputs).map(({ shape }) => sizeOf(shape))
+    const parts = counts.map((count) => kernels.sumSquaresParts(count))
+    const sums = make([parts.reduce((total, count) => total + count, 0)])
+    let place = at(sums)
+    for (const [index, x] of Object.values(inputs).entries()) {
+      kernels.sumSquares(at(x), place, counts[index]!, 0, parts[index]!)
+      place += 4 * parts[index]!
+    }
     return [sums]
   }),
   LetheAdam: kernel<'values' | 'gradient' | 'mean' | 'square' | 'factor'>(

@@ -1,34 +1,11 @@
-/** Non-linearities. What is kept for the gradient is what goes in (ReLU: what comes out), and nothing in between. */
-import {
-  add,
-  erf,
-  exp,
-  mul,
-  sigmoid,
-  square,
-  step,
-  sub,
-  type Tensor,
-  relu as zeroBelow,
-} from '@tensorflow/tfjs-core'
+/** Non-linearities. What is kept for the gradient is what goes in, and nothing in between. ReLU is part of a product. */
+import { add, erf, exp, mul, sigmoid, square, step, sub, type Tensor } from '@tensorflow/tfjs-core'
 import { differentiable } from './differentiable'
 import { fused } from './fused'
 
-/** max(x, 0) */
-export function relu(x: Tensor): Tensor {
-  return differentiable(
-    [x],
-    (save) => {
-      const y = zeroBelow(x)
-      save([y])
-      return y
-    },
-    (dy, saved) => {
-      const [y] = saved as [Tensor]
-      return fused('LetheReluGradient', { dy, y }, {}) ?? [mul(dy, step(y))]
-    },
-  )
-}
+/** dx, from what ReLU returned: dy where that is above 0. */
+export const reluGradient = (dy: Tensor, y: Tensor): Tensor =>
+  fused('LetheReluGradient', { dy, y }, {})?.[0] ?? mul(dy, step(y))
 
 /** Φ(x), the normal distribution's cumulative function. */
 const cumulative = (x: Tensor) => mul(add(erf(mul(x, Math.SQRT1_2)), 1), 0.5)

@@ -20,9 +20,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { rotaryAngles, rotaryAnglesOfAges, rotate } from '../attention/positions'
 import { registerGradients } from '../gradients'
 import { Random } from '../random'
-import { gelu, relu, swiglu } from './activation'
+import { gelu, swiglu } from './activation'
 import { fused } from './fused'
 import { crossEntropy } from './loss'
+import { linear } from './matmul'
 import { layerNorm, rmsNorm } from './norm'
 
 const random = new Random(11)
@@ -125,7 +126,11 @@ const cases: Record<string, Case> = {
     run: (gate, x) => swiglu(gate!, x!),
     kernels: ['LetheSwiglu', 'LetheSwigluGradient'],
   },
-  ReLU: { inputs: () => [draw([5, 17])], run: (x) => relu(x!), kernels: ['LetheReluGradient'] },
+  'a product with ReLU': {
+    inputs: () => [draw([5, 17]), draw([17, 6]), draw([6])],
+    run: (x, weight, bias) => linear(x!, weight!, bias!, { relu: true }),
+    kernels: ['LetheReluGradient'],
+  },
   'cross-entropy of large logits, one of them masked': {
     inputs: () => [
       tensor(

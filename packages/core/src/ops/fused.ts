@@ -66,6 +66,18 @@ export interface FusedKernels {
   ): [dlogits: Tensor]
 
   /**
+   * y = a b + bias, negative values zero if relu, + residual. a [..., rows, inner] and b [..., inner, columns], each the
+   * other way round where it is to be transposed, of one rank, and with leading axes that broadcast; bias [columns];
+   * residual of y's shape.
+   */
+  LetheProduct(
+    inputs: { a: Tensor; b: Tensor; bias?: Tensor; residual?: Tensor },
+    attributes: { transposeA: boolean; transposeB: boolean; relu: boolean },
+  ): [y: Tensor]
+  /** y0 = x weight0, y1 = x weight1 and so on: x [rows, in], all weights [in, out]. */
+  LetheProducts(inputs: Several<'weight'> & { x: Tensor }, attributes: Empty): Tensor[]
+
+  /**
    * Turns the pairs (n, n + headSize / 2) of features by an angle, or back by it. x, y [batch, heads, headSize, steps];
    * cosine, sine [1 | batch, 1, headSize / 2, 1 | steps].
    */
@@ -86,10 +98,10 @@ export interface FusedKernels {
     attributes: { empty: number; among: number },
   ): [newAges: Tensor, newValid: Tensor, place: Tensor]
   /**
-   * y = x [batch, ..., places] with column [batch, ..., 1] at place, int32 [batch]. Consumes x: y may be the same memory, as
-   * far as no other tensor has it.
+   * y = x [batch, ..., places] with column [batch, ..., 1] at place, int32 [batch], for each of x0 and column0, x1 and
+   * column1 and so on. Consumes all x: y may be the same memory, as far as no other tensor has it.
    */
-  LetheWriteSlot(inputs: { x: Tensor; column: Tensor; place: Tensor }, attributes: Empty): [y: Tensor]
+  LetheWriteSlot(inputs: Several<'x' | 'column'> & { place: Tensor }, attributes: Empty): Tensor[]
 
   /**
    * y[b, s, c] = Σ of x[b, t, c] over t ≤ s; exclusive: t < s; backwards: t ≥ s, or t > s. x, y [batch, steps, columns],
@@ -111,8 +123,8 @@ export interface FusedKernels {
     attributes: { columns: number; transpose: boolean },
   ): [y: Tensor]
 
-  /** Numbers [parts], as many as the kernel likes, whose sum is Σ x². */
-  LetheSumSquares(inputs: { x: Tensor }, attributes: Empty): [parts: Tensor]
+  /** Numbers [parts], as many as the kernel likes, whose sum is that of the squares in all of x0, x1 and so on. */
+  LetheSumSquares(inputs: Several<'x'>, attributes: Empty): [parts: Tensor]
   /**
    * Adam and AdamW. With g = factor · gradient + decay · values: newMean = beta1 · mean + g, newSquare = beta2 · square
    * + g², newValues = shrink · values - rate · newMean / (√newSquare + epsilon). All of one shape; factor is a scalar, 1
@@ -129,6 +141,16 @@ export interface FusedKernels {
       shrink: number
     },
   ): [newValues: Tensor, newMean: Tensor, newSquare: Tensor]
+  /**
+   * The same for several tensors at once: values0 and gradient0 of one shape, values1 and gradient1 of another and so on,
+   * with mean and square of all, one after the other, as vectors. Consumes all values, mean and square: the outputs may be
+   * the same memory, as far as no other tensor has it.
+   * @returns each one's newValues, then newMean and newSquare
+   */
+  LetheAdamInParts(
+    inputs: Several<'values' | 'gradient'> & { mean: Tensor; square: Tensor; factor?: Tensor },
+    attributes: Parameters<FusedKernels['LetheAdam']>[1],
+  ): Tensor[]
   /** Adagrad. With g as above: newSquare = square + g², newValues = values - rate · g / (√newSquare + epsilon). */
   LetheAdagrad(
     inputs: { values: Tensor; gradient: Tensor; square: Tensor; factor?: Tensor },
@@ -138,8 +160,15 @@ export interface FusedKernels {
 
 type Empty = Record<string, never>
 
+/** Tensors by such names with the numbers 0, 1, ... behind them. */
+type Several<Name extends string> = Readonly<Record<`${Name}${number}`, Tensor>>
+
 /** Whether the current backend has a kernel of this name, which may still decline. */
 export const hasFused = (name: keyof FusedKernels): boolean => getKernel(name, getBackend()) !== undefined
+
+/** Tensors by one name as inputs of a fused kernel that takes several. */
+export const several = <Name extends string>(name: Name, tensors: readonly Tensor[]): Several<Name> =>
+  Object.fromEntries(tensors.map((tensor, index) => [`${name}${index}`, tensor])) as Several<Name>
 
 /**
  * The outputs of a fused kernel of the current backend; undefined where there is none or where it declines, and the

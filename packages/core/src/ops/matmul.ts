@@ -5,6 +5,7 @@
  */
 import {
   add,
+  clone,
   concat,
   ones,
   matMul as product,
@@ -14,14 +15,46 @@ import {
   type Tensor,
   type Tensor2D,
   type Tensor3D,
+  relu as zeroBelow,
 } from '@tensorflow/tfjs-core'
+import { reluGradient } from './activation'
 import { differentiable, differentiableAll } from './differentiable'
+import { fused, several } from './fused'
+
+/** What a product does to its values. ReLU's gradient reads them, so that nothing is added behind it. */
+export type Ending =
+  /** Negative values become zero. */
+  | { readonly relu: boolean; readonly residual?: undefined }
+  /** Added, of the product's shape. */
+  | { readonly relu?: undefined; readonly residual?: Tensor | undefined }
+
+/** relu(a b + bias), or a b + bias + residual, without a gradient. bias [columns]. */
+function productWith(
+  a: Tensor,
+  b: Tensor,
+  transposeA: boolean,
+  transposeB: boolean,
+  { relu = false, residual }: Ending,
+  bias?: Tensor,
+): Tensor {
+  const inputs = { a, b, ...(bias && { bias }), ...(residual && { residual }) }
+  const plain = () => {
+    const y = product(a, b, transposeA, transposeB)
+    const z = bias ? add(y, bias) : y
+    const active = relu ? zeroBelow(z) : z
+    return residual ? add(active, residual) : active
+  }
+  if (!bias && !relu && !residual) return plain()
+  return fused('LetheProduct', inputs, { transposeA, transposeB, relu })?.[0] ?? plain()
+}
 
 export interface MatMulOptions {
   readonly transposeA?: boolean
   readonly transposeB?: boolean
   /** This factor needs no gradient. */
   readonly constant?: 'a' | 'b'
+  /** Added to the product. */
+  readonly residual?: Tensor | undefined
 }
 
 /** Sums away the leading axes that `shape` has as 1 and `gradient` has not. */
@@ -39,37 +72,27 @@ function reduceBatch(gradient: Tensor, shape: readonly number[]): Tensor {
  * tfjs's own, the gradient sums over broadcast axes, and a factor declared constant costs no gradient.
  */
 export function matMul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tensor {
-  const { transposeA = false, transposeB = false, constant } = options
+  const { transposeA = false, transposeB = false, constant, residual } = options
   const gradientOfA = (dy: Tensor, b: Tensor) =>
     reduceBatch(transposeA ? product(b, dy, transposeB, true) : product(dy, b, false, !transposeB), a.shape)
   const gradientOfB = (dy: Tensor, a: Tensor) =>
     reduceBatch(transposeB ? product(dy, a, true, transposeA) : product(a, dy, !transposeA, false), b.shape)
-  const value = () => product(a, b, transposeA, transposeB)
-  if (constant === 'a')
-    return differentiable(
-      [b],
-      (save) => {
-        save([a])
-        return value()
-      },
-      (dy, [a]) => [gradientOfB(dy, a!)],
-    )
-  if (constant === 'b')
-    return differentiable(
-      [a],
-      (save) => {
-        save([b])
-        return value()
-      },
-      (dy, [b]) => [gradientOfA(dy, b!)],
-    )
+  const [ofA, ofB] = [constant !== 'a', constant !== 'b']
   return differentiable(
-    [a, b],
+    [...(ofA ? [a] : []), ...(ofB ? [b] : []), ...(residual ? [residual] : [])],
     (save) => {
-      save([a, b])
-      return value()
+      // Each factor's gradient needs the other one.
+      save([...(ofA ? [b] : []), ...(ofB ? [a] : [])])
+      return productWith(a, b, transposeA, transposeB, { residual })
     },
-    (dy, [a, b]) => [gradientOfA(dy, b!), gradientOfB(dy, a!)],
+    (dy, saved) => {
+      const others = [...saved]
+      return [
+        ...(ofA ? [gradientOfA(dy, others.shift()!)] : []),
+        ...(ofB ? [gradientOfB(dy, others.shift()!)] : []),
+        ...(residual ? [clone(dy)] : []),
+      ]
+    },
   )
 }
 
@@ -80,23 +103,41 @@ export function sumRows(x: Tensor): Tensor {
   return reshape(product(ones([1, rows]), reshape(x, [rows, width])), [width])
 }
 
-/** y = x W (+ bias): [..., in] → [..., out] as one two-dimensional product. weight [in, out], bias [out]. */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+/**
+ * y = x W (+ bias): [..., in] → [..., out] as one two-dimensional product. weight [in, out], bias [out]; with `relu`,
+ * negative values become zero, or a residual [..., out] is added.
+ */
+export function linear(
+  x: Tensor,
+  weight: Tensor,
+  bias?: Tensor,
+  { relu = false, residual }: Ending = { relu: false },
+): Tensor {
   const [width, size] = weight.shape as [number, number]
   const flat = x.rank === 2 ? x : reshape(x, [x.size / width, width])
-  const y = bias ? affine(flat, weight, bias) : matMul(flat, weight)
+  const ending: Ending = relu ? { relu } : { residual: residual && reshape(residual, [flat.shape[0]!, size]) }
+  const y = bias || relu ? affine(flat, weight, bias, ending) : matMul(flat, weight, ending)
   return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), size])
 }
 
-/** x W + bias for x [rows, in]. */
-const affine = (x: Tensor, weight: Tensor, bias: Tensor): Tensor =>
+/** The same for x [rows, in]. */
+const affine = (x: Tensor, weight: Tensor, bias: Tensor | undefined, ending: Ending): Tensor =>
   differentiable(
-    [x, weight, bias],
+    [x, weight, ...(bias ? [bias] : []), ...(ending.residual ? [ending.residual] : [])],
     (save) => {
-      save([x, weight])
-      return add(product(x, weight), bias)
+      const y = productWith(x, weight, false, false, ending, bias)
+      save([x, weight, ...(ending.relu ? [y] : [])])
+      return y
     },
-    (dy, [x, weight]) => [product(dy, weight!, false, true), product(x!, dy, true, false), sumRows(dy)],
+    (dy, [x, weight, y]) => {
+      const inner = y ? reluGradient(dy, y) : dy
+      return [
+        product(inner, weight!, false, true),
+        product(x!, inner, true, false),
+        ...(bias ? [sumRows(inner)] : []),
+        ...(ending.residual ? [clone(dy)] : []),
+      ]
+    },
   )
 
 /** Hidden states along the step axis; a constant piece gets no gradient. */
@@ -130,9 +171,15 @@ export function projectToHeads(
       const hidden = pieces.map(({ hidden }) => hidden)
       const all = hidden.length === 1 ? hidden[0]! : concat(hidden, 1)
       save([all, ...weights])
-      return weights.map((weight) => {
+      // Of a single step, rows and features stand alike.
+      const at =
+        steps === 1 && weights.length > 1 && weights.every(({ shape }) => shape[1] === weights[0]!.shape[1])
+      const together =
+        at && fused('LetheProducts', { x: reshape(all, [batch, -1]), ...several('weight', weights) }, {})
+      return weights.map((weight, index) => {
         const size = weight.shape[1]
-        return reshape(product(asBatch(weight), all, true, true), [batch, heads, size / heads, steps])
+        const projected = together ? together[index]! : product(asBatch(weight), all, true, true)
+        return reshape(projected, [batch, heads, size / heads, steps])
       })
     },
     (dys, saved) => {
@@ -154,9 +201,12 @@ export function projectToHeads(
   )
 }
 
-/** Heads to hidden states: [batch, heads, headSize, steps] × [heads · headSize, width] → [batch, steps, width]. */
-export function projectFromHeads(context: Tensor, weight: Tensor2D): Tensor3D {
+/**
+ * Heads to hidden states: [batch, heads, headSize, steps] × [heads · headSize, width] → [batch, steps, width], and a
+ * residual of that shape added.
+ */
+export function projectFromHeads(context: Tensor, weight: Tensor2D, residual?: Tensor): Tensor3D {
   const [batch, heads, size, steps] = context.shape as [number, number, number, number]
   const flat = reshape(context, [batch, heads * size, steps])
-  return matMul(flat, reshape(weight, [1, ...weight.shape]), { transposeA: true }) as Tensor3D
+  return matMul(flat, reshape(weight, [1, ...weight.shape]), { transposeA: true, residual }) as Tensor3D
 }

@@ -15,7 +15,7 @@ import {
 import { beforeAll, describe, expect, test } from 'vitest'
 import { registerGradients } from '../gradients'
 import { Random } from '../random'
-import { gelu, relu, swiglu } from './activation'
+import { gelu, swiglu } from './activation'
 import { stopGradient } from './differentiable'
 import { indicator } from './indicator'
 import { crossEntropy, negativeLogLikelihood } from './loss'
@@ -111,6 +111,63 @@ const cases: Record<string, Case> = {
         5,
       ).map((value, place) => value + b![place % 5]!),
   },
+  'linear with bias and ReLU': {
+    inputs: [draw([2, 3, 4]), draw([4, 5]), draw([5])],
+    ours: (x, w, b) => linear(x!, w!, b!, { relu: true }),
+    oracle: (x, w, b) =>
+      product(
+        (i, k) => x![i * 4 + k]!,
+        (k, j) => w![k * 5 + j]!,
+        6,
+        4,
+        5,
+      ).map((value, place) => Math.max(0, value + b![place % 5]!)),
+  },
+  'linear with bias and a residual': {
+    inputs: [draw([2, 3, 4]), draw([4, 5]), draw([5]), draw([2, 3, 5])],
+    ours: (x, w, b, residual) => linear(x!, w!, b!, { residual: residual! }),
+    oracle: (x, w, b, residual) =>
+      product(
+        (i, k) => x![i * 4 + k]!,
+        (k, j) => w![k * 5 + j]!,
+        6,
+        4,
+        5,
+      ).map((value, place) => value + b![place % 5]! + residual![place]!),
+  },
+  'linear with a residual': {
+    inputs: [draw([2, 3, 4]), draw([4, 5]), draw([2, 3, 5])],
+    ours: (x, w, residual) => linear(x!, w!, undefined, { residual: residual! }),
+    oracle: (x, w, residual) =>
+      product(
+        (i, k) => x![i * 4 + k]!,
+        (k, j) => w![k * 5 + j]!,
+        6,
+        4,
+        5,
+      ).map((value, place) => value + residual![place]!),
+  },
+  'projectToHeads, a single step': {
+    inputs: [draw([2, 1, 4]), draw([4, 6]), draw([4, 6])],
+    ours: (now, w, v) =>
+      concat(
+        projectToHeads([{ hidden: now as Tensor3D, constant: false }], [w as Tensor2D, v as Tensor2D], 2),
+        2,
+      ),
+    oracle: (now, w, v) =>
+      [0, 1].flatMap((b) =>
+        [0, 1].flatMap((head) =>
+          [w, v].flatMap((weight) =>
+            [0, 1, 2].map((feature) =>
+              [0, 1, 2, 3].reduce(
+                (total, i) => total + now![b * 4 + i]! * weight![i * 6 + head * 3 + feature]!,
+                0,
+              ),
+            ),
+          ),
+        ),
+      ),
+  },
   'projectToHeads, a remembered and a present piece': {
     inputs: [draw([2, 3, 4]), draw([2, 2, 4]), draw([4, 6]), draw([4, 6])],
     constant: [0],
@@ -143,10 +200,10 @@ const cases: Record<string, Case> = {
         ),
       ),
   },
-  projectFromHeads: {
-    inputs: [draw([2, 2, 3, 4]), draw([6, 5])],
-    ours: (context, w) => projectFromHeads(context!, w as Tensor2D),
-    oracle: (context, w) =>
+  'projectFromHeads, with a residual': {
+    inputs: [draw([2, 2, 3, 4]), draw([6, 5]), draw([2, 4, 5])],
+    ours: (context, w, residual) => projectFromHeads(context!, w as Tensor2D, residual),
+    oracle: (context, w, residual) =>
       [0, 1].flatMap((b) =>
         product(
           (step, feature) => context![(b * 6 + feature) * 4 + step]!,
@@ -154,7 +211,7 @@ const cases: Record<string, Case> = {
           4,
           6,
           5,
-        ),
+        ).map((value, place) => value + residual![b * 20 + place]!),
       ),
   },
   layerNorm: {
@@ -180,11 +237,6 @@ const cases: Record<string, Case> = {
     inputs: [draw([7])],
     ours: (x) => gelu(x!),
     oracle: (x) => Array.from(x!, (value) => (value * (1 + erf(value / Math.SQRT2))) / 2),
-  },
-  relu: {
-    inputs: [draw([7])],
-    ours: (x) => relu(x!),
-    oracle: (x) => Array.from(x!, (value) => Math.max(0, value)),
   },
   swiglu: {
     inputs: [draw([2, 5]), draw([2, 5])],

@@ -128,14 +128,20 @@ describe.each([
         const line = Math.floor(i / 3)
         return i % 3 === [1, 0][Math.floor((2 * line) / (size / 3))] ? -1 - line : i
       })
-      expect([...place.write(x, column).dataSync()]).toEqual(expected)
+      const other = tensor2d([
+        [0, 1, 2],
+        [3, 4, 5],
+      ])
+      const written = place.write({ x: [x, column], other: [other, tensor2d([[-1], [-2]])] })
+      expect([...written.x!.dataSync()]).toEqual(expected)
+      expect([...written.other!.dataSync()]).toEqual([0, -1, 2, -2, 4, 5])
     })
   })
 
   test('what is written into is used up', () => {
     tidy(() => {
       const x = tensor2d([[1, 2, 3]])
-      take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] }).write(x, tensor2d([[9]]))
+      take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] }).write({ y: [x, tensor2d([[9]])] })
       expect(x.isDisposed).toBe(true)
     })
   })
@@ -145,20 +151,22 @@ describe.each([
       const place = take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] })
       const x = tensor2d([[1, 2, 3]])
       const held = clone(x)
-      const written = place.write(x, tensor2d([[9]]))
+      const { written } = place.write({ written: [x, tensor2d([[9]])] })
       expect([...held.dataSync()]).toEqual([1, 2, 3])
-      expect([...written.dataSync()]).toEqual([1, 9, 3])
+      expect([...written!.dataSync()]).toEqual([1, 9, 3])
     })
   })
 
   test('one that nobody else holds is written into where it lies, on wasm', () => {
     const x = tensor2d([[1, 2, 3]])
     const before = memory().numDataBuffers
-    const written = tidy(() => take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] }).write(x, tensor2d([[9]])))
+    const { y: written } = tidy(() =>
+      take({ ages: [[1, 7, 2]], valid: [[1, 1, 1]] }).write({ y: [x, tensor2d([[9]])] }),
+    )
     expect(memory().numDataBuffers).toBe(before)
-    expect((written.arraySync() as number[][])[0]).toEqual([1, 9, 3])
-    if (backend === 'wasm' && kernels) expect(written.dataId).toBe(x.dataId)
-    written.dispose()
+    expect((written!.arraySync() as number[][])[0]).toEqual([1, 9, 3])
+    if (backend === 'wasm' && kernels) expect(written!.dataId).toBe(x.dataId)
+    written!.dispose()
   })
 
   test('ages that are whole numbers by type go to the plain operations', () => {

@@ -13,7 +13,7 @@ import {
   type Tensor2D,
 } from '@tensorflow/tfjs-core'
 import { slotsFrom } from '../slots'
-import { fused } from './fused'
+import { fused, several } from './fused'
 import { indicator } from './indicator'
 
 /** A place that was taken in each row, and the arena with the new slot. */
@@ -27,11 +27,14 @@ export interface TakenPlace {
   readonly write: SlotWriter
 }
 
+/** Tensors that are written into, by any names: x [batch, ..., places], and what is written [batch, ..., 1]. */
+type Writes = Readonly<Record<string, readonly [x: Tensor, column: Tensor]>>
+
 /**
- * Writes into one place of each row: x [batch, ..., places] with column [batch, ..., 1]. Consumes x: it is written into
- * where it lies, unless a clone of it is held elsewhere, and disposed of.
+ * Writes into one place of each row. Consumes each x: it is written into where it lies, unless a clone of it is held
+ * elsewhere, and disposed of.
  */
-export type SlotWriter = (x: Tensor, column: Tensor) => Tensor
+export type SlotWriter = (slots: Writes) => Record<string, Tensor>
 
 /**
  * All slots become one step older, and a new one of age 0 takes the place that is worth least, empty places first.
@@ -71,17 +74,21 @@ export function takePlace(
 export function slotWriter(place: Tensor1D): SlotWriter {
   /** One-hot places, as soon as plain operations need them; x may have places of its own number. */
   const made = new Map<number, Tensor>()
-  return (x, column) => {
+  const plain = (x: Tensor, column: Tensor) => {
     const places = x.shape.at(-1)!
-    const plain = () => {
-      const one = made.get(places) ?? oneHot(place, places)
-      made.set(places, one)
-      const here = reshape(one, [x.shape[0]!, ...new Array(x.rank - 2).fill(1), places])
-      return add(mul(x, sub(1, here)), mul(column, here))
-    }
-    const written = fused('LetheWriteSlot', { x, column, place }, {})?.[0] ?? plain()
-    x.dispose()
-    return written
+    const one = made.get(places) ?? oneHot(place, places)
+    made.set(places, one)
+    const here = reshape(one, [x.shape[0]!, ...new Array(x.rank - 2).fill(1), places])
+    return add(mul(x, sub(1, here)), mul(column, here))
+  }
+  return (slots) => {
+    const pairs = Object.values(slots)
+    const [xs, columns] = [pairs.map(([x]) => x), pairs.map(([, column]) => column)]
+    const written =
+      fused('LetheWriteSlot', { ...several('x', xs), ...several('column', columns), place }, {}) ??
+      pairs.map(([x, column]) => plain(x, column))
+    for (const x of xs) x.dispose()
+    return Object.fromEntries(Object.keys(slots).map((name, index) => [name, written[index]!]))
   }
 }
 

@@ -10,18 +10,29 @@ import {
   util,
   zeros,
 } from '@tensorflow/tfjs-core'
-import { run, sumOf } from '../program'
+import { type EndingOf, endingFor } from '../ending'
+import { mostBindings, run, runAll, sumOf } from '../program'
 import { nameOf, type Variant, variantFor, variantsFor } from './choose'
 import { type Product, productOf } from './product'
 import { rowsGridOf, rowsShader } from './rows'
 import { gridOf, perPartOf, tilesShader, uniformsOf } from './tiles'
 
 /** Computes the product in a way that is given. */
-export function multiplyBy(variant: Variant, product: Product, shape: readonly number[]): Tensor {
-  const inputs = [product.left.tensor, product.right.tensor]
+export function multiplyBy(
+  variant: Variant,
+  product: Product,
+  shape: readonly number[],
+  given: EndingOf = {},
+): Tensor {
+  const ending = endingFor(given)
+  const inputs = [
+    product.left.tensor,
+    product.right.tensor,
+    ...[given.bias, given.residual].filter((tensor) => tensor !== undefined),
+  ]
   if (variant.kind === 'rows') {
     const grid = rowsGridOf(variant, product)
-    return run(rowsShader(variant, product), {
+    return run(rowsShader(variant, product, ending), {
       inputs,
       uniforms: uniformsOf(product, product.inner, grid),
       workgroups: util.sizeFromShape(grid),
@@ -31,17 +42,59 @@ export function multiplyBy(variant: Variant, product: Product, shape: readonly n
   const perPart = perPartOf(variant, product, variant.parts)
   const parts = Math.ceil(product.inner / perPart)
   const grid = gridOf(variant, product, parts)
+  const job = { uniforms: uniformsOf(product, perPart, grid), workgroups: util.sizeFromShape(grid) }
+  if (parts === 1) return run(tilesShader(variant, product, ending), { ...job, inputs, into: shape })
   const size = util.sizeFromShape(shape as number[])
-  const sums = run(tilesShader(variant, product), {
-    inputs,
-    uniforms: uniformsOf(product, perPart, grid),
-    workgroups: util.sizeFromShape(grid),
-    into: parts === 1 ? shape : [parts, size],
+  const sums = run(tilesShader(variant, product, endingFor({})), {
+    ...job,
+    inputs: inputs.slice(0, 2),
+    into: [parts, size],
   })
-  if (parts === 1) return sums
-  const total = sumOf(sums, shape, { count: parts, inner: size })
+  const total = sumOf(
+    sums,
+    shape,
+    { count: parts, inner: size },
+    {
+      ending,
+      inputs: inputs.slice(2),
+      columns: product.columns,
+    },
+  )
   sums.dispose()
   return total
+}
+
+interface WithEnding {
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly bias?: Tensor
+  readonly residual?: Tensor
+}
+
+/** A product and what is done to its values; undefined for a result of one column, which is computed as a row. */
+export function productWith(
+  { a, b, ...ending }: WithEnding,
+  { transposeA, transposeB, relu }: { transposeA: boolean; transposeB: boolean; relu: boolean },
+): Tensor | undefined {
+  const { product, shape } = productOf(a, b, transposeA, transposeB)
+  if (shape.at(-1) === 1) return undefined
+  return multiplyBy(variantFor(product), product, shape, { ...ending, relu })
+}
+
+/** x [rows, inner] times each of several matrices of one shape, at once; undefined unless x has few rows. */
+export function products(x: Tensor, matrices: readonly Tensor[]): Tensor[] | undefined {
+  const count = matrices.length
+  const { product, shape } = productOf(x, matrices[0]!, false, false)
+  const variant = variantFor(product)
+  if (variant.kind !== 'rows' || shape.at(-1) === 1 || 2 * count + 1 > mostBindings()) return undefined
+  const all = { ...product, batch: [1, 1, 1, count] }
+  const grid = rowsGridOf(variant, all)
+  return runAll(rowsShader(variant, all, endingFor({}), count), {
+    inputs: [x, ...matrices],
+    uniforms: uniformsOf(all, product.inner, grid),
+    workgroups: util.sizeFromShape(grid),
+    into: matrices.map(() => shape),
+  })
 }
 
 /** The kernel. Whatever is not float32 goes to tfjs's own. */

@@ -2,6 +2,8 @@
  * Products of a few rows, in WGSL, where reading the right factor is all that takes time: threads of a workgroup share
  * its inner axis, read what lies side by side, and add up what they have in workgroup memory.
  */
+
+import type { Ending } from '../ending'
 import type { Shader } from '../program'
 import { matricesOf, type Product } from './product'
 import { originCode, productUniforms, vectorsOf } from './tiles'
@@ -37,7 +39,8 @@ fn quadOf(stored: vec2<i32>) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(bitcast<u32>(stored.x)), unpack2x16float(bitcast<u32>(stored.y)));
 }`
 
-export function rowsShader(variant: Rows, product: Product): Shader {
+/** @param several right factors of one shape, each with a result of its own: the matrices of the batch */
+export function rowsShader(variant: Rows, product: Product, ending: Ending, several = 1): Shader {
   const { rows, units } = variant
   const { turned } = product.right
   const quads = unitOf(product) === 4
@@ -56,6 +59,9 @@ export function rowsShader(variant: Rows, product: Product): Shader {
     if (alongInner) return `dot(left[(leftOrigin + (firstRow + ${r}) * inner) / 4 + k], b)`
     return `left[leftOrigin + (firstRow + ${r}) * rowStep + k * innerStep] * b`
   }
+  const numbered = (name: string) =>
+    several === 1 ? [name] : Array.from({ length: several }, (_, n) => name + n)
+  const [factors, results] = [numbered('right'), numbered('result')]
   const place = quads
     ? 'rightOrigin / 4 + k * unitsAcross + unit'
     : turned
@@ -63,24 +69,40 @@ export function rowsShader(variant: Rows, product: Product): Shader {
         ? '(rightOrigin + unit * inner) / 4 + k'
         : 'rightOrigin + unit * inner + k'
       : 'rightOrigin + k * width + unit'
-  const rightAt = float16 ? `quadOf(right[${place}])` : `right[${place}]`
-  const write = !quads
-    ? 'result[origin + unit] = total;'
+  const rightAt = float16 ? `quadOf(rightOf(batch, ${place}))` : `rightOf(batch, ${place})`
+  const stored = float16 ? 'vec2<i32>' : quads || alongInner ? 'vec4<f32>' : 'f32'
+  const written = vectors.includes('result') ? 'vec4<f32>' : 'f32'
+  const origin = several === 1 ? 'batch * uniforms.sizes.x * width' : '0'
+  /** One of several by a number that is the same for a whole workgroup. */
+  const choose = (each: (n: number) => string) =>
+    Array.from({ length: several }, (_, n) =>
+      n < several - 1 ? `if (n == ${n}) { ${each(n)} } else ` : `{ ${each(n)} }`,
+    ).join('')
+  const end = !quads
+    ? 'write(batch, row + unit, endingOf(total, row, unit));'
     : vectors.includes('result')
-      ? 'result[origin / 4 + unit] = total;'
-      : 'for (var j = 0; j < min(4, width - unit * 4); j++) { result[origin + unit * 4 + j] = total[j]; }'
+      ? 'write(batch, row / 4 + unit, endingOfQuad(total, row, 4 * unit));'
+      : 'for (var j = 4 * unit; j < min(4 * unit + 4, width); j++) { write(batch, row + j, endingOf(total[j % 4], row, j)); }'
   const all = Array.from({ length: rows }, (_, r) => r)
   return {
-    key: `rows/${rows}/${units}/${product.left.turned}/${turned}/${vectors.join()}/${float16}`,
-    inputs: ['left', 'right'],
-    vectors,
+    key: `rows/${rows}/${units}/${product.left.turned}/${turned}/${vectors.join()}/${float16}${ending.key}${several === 1 ? '' : `/${several}`}`,
+    inputs: ['left', ...factors, ...ending.inputs],
+    results,
+    vectors: [
+      ...vectors,
+      ...(vectors.includes('right') ? factors : []),
+      ...(vectors.includes('result') ? results : []),
+    ],
     pairs: float16 ? ['right'] : [],
     uniforms: productUniforms,
     threads: rowThreads,
     code: () => `
 var<workgroup> sums: array<${sum}, ${rows * rowThreads}>;
 ${originCode}
+${ending.code}
 ${float16 ? quadOfCode : ''}
+fn rightOf(n: i32, at: i32) -> ${stored} { ${choose((n) => `return ${factors[n]}[at];`)} }
+fn write(n: i32, at: i32, value: ${written}) { ${choose((n) => `${results[n]}[at] = value;`)} }
 fn main(index: i32) {
   let local = i32(localIndex);
   let grid = uniforms.grid;
@@ -122,9 +144,9 @@ fn main(index: i32) {
   ${all
     .map(
       (r) => `if (firstRow + ${r} < uniforms.sizes.x) {
-    let origin = (batch * uniforms.sizes.x + firstRow + ${r}) * width;
+    let row = ${origin} + (firstRow + ${r}) * width;
     let total = sums[${r * rowThreads} + place * ${lanes}];
-    ${write}
+    ${end}
   }`,
     )
     .join('\n')}

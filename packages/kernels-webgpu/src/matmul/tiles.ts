@@ -5,6 +5,8 @@
  * a time is a block of 4 × 4 values: four reads along whichever axis lies side by side, turned in registers where
  * that is the inner one. Quads are placed (`placed`) so that threads side by side meet different banks either way.
  */
+
+import type { Ending } from '../ending'
 import type { Shader, Uniform } from '../program'
 import { matricesOf, type Product, widthsOf } from './product'
 
@@ -82,8 +84,12 @@ fn write(origin: i32, row: i32, column: i32, value: vec4<f32>) {
   let at = origin + row * width + column;
   ${
     vector
-      ? 'if (column < width) { result[at / 4] = value; }'
-      : lines(4, (j) => `if (column + ${j} < width) { result[at + ${j}] = value.${letters[j]}; }`)
+      ? 'if (column < width) { result[at / 4] = endingOfQuad(value, at - column, column); }'
+      : lines(
+          4,
+          (j) =>
+            `if (column + ${j} < width) { result[at + ${j}] = endingOf(value.${letters[j]}, at - column, column + ${j}); }`,
+        )
   }
 }`
 
@@ -102,7 +108,7 @@ const placed = (quad: string, { rows, columns, inner }: Tiles, side: 'left' | 'r
 }
 
 /** Shader for a product of these tiles. Result: [parts, ...batch, rows, columns], each part of some of the inner axis. */
-export function tilesShader(tiles: Tiles, product: Product): Shader {
+export function tilesShader(tiles: Tiles, product: Product, ending: Ending): Shader {
   const { rows, columns, inner, perThread, ahead } = tiles
   const threads = threadsOf(tiles)
   const vectors = vectorsOf(product)
@@ -111,12 +117,12 @@ export function tilesShader(tiles: Tiles, product: Product): Shader {
     { name: 'right', size: columns, alongInner: product.right.turned },
   ]
   return {
-    key: `tiles/${[rows, columns, inner, ...perThread, ahead, ...sides.map((side) => side.alongInner), ...vectors].join()}`,
-    inputs: ['left', 'right'],
+    key: `tiles/${[rows, columns, inner, ...perThread, ahead, ...sides.map((side) => side.alongInner), ...vectors].join()}${ending.key}`,
+    inputs: ['left', 'right', ...ending.inputs],
     vectors,
     uniforms: productUniforms,
     threads,
-    code: () => tilesCode(tiles, sides, threads, vectors),
+    code: () => ending.code + tilesCode(tiles, sides, threads, vectors),
   }
 }
 
