@@ -48,7 +48,7 @@ const memories = {
   },
 }
 /** The context of the pruning experiment, and the slots that it is cut to; first what says most if time runs out. */
-const pruning = { context: 512, budgets: [32, 64, 16, 128, 8, 256, 48, 24, 96] }
+const pruning = { context: 512, budgets: [32, 64, 16, 128, 8, 4, 256, 2] }
 
 /** Sizes of every run. */
 export const sizes = {
@@ -61,7 +61,7 @@ export const sizes = {
   /** Two processors: an hour or two. */
   small: {
     ...{ layers: 4, width: 96, heads: 4, feedForward: 384, batch: 16, block: 64, validBatch: 64 },
-    ...{ memory: memories.short, pruning: { ...pruning, bytes: 131_072, batch: 64, block: 16 } },
+    ...{ memory: memories.short, pruning: { ...pruning, bytes: 131_072, batch: 128, block: 4 } },
     ...{ tokens: 8192, every: 1000, validationBytes: 400_000, warmup: 200 },
   },
   /** To try the paths. */

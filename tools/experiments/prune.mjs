@@ -8,7 +8,7 @@
  * What a trained model of Selective Attention loses when its memory is cut to fewer slots: bits per byte on the first
  * --bytes of the validation part, once with all of its span, then with each budget, every layer the same; a line of JSON
  * each. A budget holds between blocks, so these are short: a step sees the budget and at most the block that it is in.
- * Of a model without votes there is the first line only.
+ * A model without votes is cut to as many last steps instead: what forgetting the oldest loses.
  *
  * --greedy then chooses budgets layer by layer (`allocateBudgets` of @lethe/selective) from --full slots down, in steps
  * of --step, on the next quarter of --bytes, and scores each on the same text as before.
@@ -63,10 +63,18 @@ const score = async (model, source) => (await evaluate({ decoder: model, source,
 const print = (line) => console.log(JSON.stringify({ step: checkpoint.step, block, bytes: used, ...line }))
 
 print({ kind: 'whole', span: options.span, bitsPerByte: await score(decoder, scored) })
+const budgets = given.budgets.split(',').map(Number)
+if (name === 'fixed-span')
+  for (const span of budgets.filter((slots) => slots < options.span))
+    print({
+      kind: 'window',
+      budget: span,
+      bitsPerByte: await score(decoder.withMethod(fixedSpan({ ...options, span })), scored),
+    })
 if (name === 'selective') {
   const { budget: _, ...unpruned } = options
   const pruned = (budget) => decoder.withMethod(selective({ ...unpruned, budget }))
-  for (const budget of given.budgets.split(',').map(Number))
+  for (const budget of budgets)
     print({ kind: 'uniform', budget, bitsPerByte: await score(pruned(budget), scored) })
   if (given.greedy) {
     const chosenOn = part(validation, used, Math.min(validation.length, used + Math.ceil(bytes / 4)))

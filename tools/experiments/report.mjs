@@ -149,36 +149,35 @@ const pick = ({ name, seed, options }) => ({
 
 /** The least budget at which Selective Attention is as good as the plain transformer, and what that saves. */
 function pruning(runs) {
-  const own = runs.filter(({ experiment, prunings }) => experiment === 'pruning' && prunings)
+  const trained = runs.filter(({ experiment }) => experiment === 'pruning')
+  const own = trained.filter(({ prunings }) => prunings)
+  if (own.length === 0) return undefined
   const plain = own
     .find(({ options }) => options.method === 'fixed-span')
     ?.prunings.find(({ kind }) => kind === 'whole')
-  const trained = runs.filter(({ experiment }) => experiment === 'pruning')
   const step = commonStep(trained)
-  if (own.length === 0) return undefined
   return {
     step,
     trained: trained.map((run) => ({ name: run.name, bitsPerByte: step && at(run, step)?.bitsPerByte })),
     ...(plain && {
       plain: { bitsPerByte: plain.bitsPerByte, span: plain.span, block: plain.block, bytes: plain.bytes },
     }),
-    curves: own
-      .filter(({ options }) => options.method === 'selective')
-      .map(({ name, options, prunings }) => {
-        const points = prunings
-          .map(({ kind, budget, budgets, span, bitsPerByte }) => ({
-            ...{ kind, bitsPerByte },
-            slots: budget ?? (budgets ? mean(budgets) : span),
-            ...(budgets && { budgets }),
-          }))
-          .sort((a, b) => b.slots - a.slots)
-        const enough = plain && points.filter(({ bitsPerByte }) => bitsPerByte <= plain.bitsPerByte).at(-1)
-        return {
-          ...{ name, memoryLoss: options['memory-loss'] ?? 0, points },
-          // A step sees what is kept between blocks and at most its own block.
-          ...(enough && { least: enough, factor: (plain.span + plain.block) / (enough.slots + plain.block) }),
-        }
-      }),
+    curves: own.map(({ name, options, prunings }) => {
+      const points = prunings
+        .map(({ kind, budget, budgets, span, bitsPerByte }) => ({
+          ...{ kind, bitsPerByte },
+          slots: budget ?? (budgets ? mean(budgets) : span),
+          ...(budgets && { budgets }),
+        }))
+        .sort((a, b) => b.slots - a.slots)
+      const enough = plain && points.filter(({ bitsPerByte }) => bitsPerByte <= plain.bitsPerByte).at(-1)
+      // A step of a pruned model sees what is kept between blocks and at most its own block; a window slides.
+      const beside = options.method === 'selective' ? plain?.block : 0
+      return {
+        ...{ name, method: options.method, memoryLoss: options['memory-loss'] ?? 0, points },
+        ...(enough && { least: enough, factor: (plain.span + beside) / (enough.slots + beside) }),
+      }
+    }),
   }
 }
 
@@ -340,7 +339,13 @@ function pruningSection(pruned) {
     markdown(
       [
         'slots per layer',
-        ...curves.map(({ memoryLoss }) => (memoryLoss ? `with L_mem, ε ${memoryLoss}` : 'without L_mem')),
+        ...curves.map(({ method, memoryLoss }) =>
+          method !== 'selective'
+            ? 'plain, its last steps'
+            : memoryLoss
+              ? `votes and L_mem, ε ${memoryLoss}`
+              : 'votes',
+        ),
       ],
       slots.map((wanted) => [
         number(wanted, wanted % 1 ? 1 : 0),
@@ -348,9 +353,9 @@ function pruningSection(pruned) {
       ]),
     ),
     '',
-    ...curves.map(({ name, least, factor }) =>
+    ...curves.map(({ name, method, least, factor }) =>
       least
-        ? `${name}: as good as the plain transformer with ${number(least.slots, 0)} slots, ${number(factor, 1)} times less memory (own blocks counted on both sides).`
+        ? `${name}: as good as the plain transformer with ${number(least.slots, 0)} slots, ${number(factor, 1)} times less memory${method === 'selective' ? ' (own blocks counted on both sides)' : ''}.`
         : `${name}: at no budget as good as the plain transformer.`,
     ),
     'The paper: 16 times less at context 512 (C4, about 100M parameters).',
