@@ -49,8 +49,8 @@ const experiments = {
     learned: { grid: 2, colours: 1, easyQuestions: 1, speed: 0.5 },
     spans: { full: 128, short: 16 },
     decoder: { layers: 2, width: 64, heads: 4, feedForward: 128, tiedOutput: false },
-    training: { steps: 4000, learningRate: 2e-3, warmup: 100, free: 1200, batch: 8, block: 128, clip: 1 },
-    expire: { maxSpan: 160, ramp: 8, penalty: 2e-3, initialPercentage: 0.9, divider: 8 },
+    training: { steps: 8000, learningRate: 2e-3, warmup: 100, free: 2000, batch: 8, block: 128, clip: 1 },
+    expire: { maxSpan: 160, ramp: 8, penalty: 3e-4, initialPercentage: 0.9, divider: 8 },
     variants: {
       'penalty 1e-3, divider 16': { expire: { penalty: 1e-3, divider: 16 } },
       'penalty 5e-3': { expire: { penalty: 5e-3 } },
