@@ -61,7 +61,7 @@ export const sizes = {
   /** Two processors: an hour or two. */
   small: {
     ...{ layers: 4, width: 96, heads: 4, feedForward: 384, batch: 16, block: 64, validBatch: 64 },
-    ...{ memory: memories.short, pruning: { ...pruning, bytes: 131_072, batch: 16, block: 8 } },
+    ...{ memory: memories.short, pruning: { ...pruning, bytes: 65_536, batch: 16, block: 16 } },
     ...{ tokens: 8192, every: 1000, validationBytes: 400_000, warmup: 200 },
   },
   /** To try the paths. */

@@ -188,7 +188,10 @@ function patterns(runs, words) {
   const compressive = runs.filter(({ options }) => options.method === 'compressive')
   const rivals = [
     ...compressive,
-    ...runs.filter(({ name, seed }) => name.startsWith('fixed-span-128') && seed === compressive[0]?.seed),
+    ...runs.filter(
+      ({ experiment, options, seed }) =>
+        experiment === 'memory' && options.method === 'fixed-span' && seed === compressive[0]?.seed,
+    ),
   ]
   const step = commonStep(rivals)
   return {
