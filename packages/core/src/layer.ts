@@ -173,7 +173,8 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   const { config } = pass
   if (config.feedForward === 0) return input
   const bias = (name: string) => (config.feedForwardBias ? own(`feedForward.${name}`) : undefined)
-  const x = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
+  const normal = config.normPosition === 'pre' ? applyNorm(config, input, own, 'feedForward.norm') : input
+  const x = reshape(normal, [normal.size / config.width, config.width])
   const inner = (relu = false) => multiply(pass, x, own('feedForward.in'), bias('inBias'), { relu })
   const active = {
     relu: () => inner(true),
@@ -183,7 +184,9 @@ function feedForward(pass: Pass, own: LayerWeights['own'], input: Tensor3D): Ten
   const dropout = pass.dropout('feed-forward')
   const dropped = dropout ? mul(active, dropout(active.shape)) : active
   return addResidual(pass, own, 'feedForward', input, (residual) =>
-    multiply(pass, dropped, own('feedForward.out'), bias('outBias'), { residual }),
+    multiply(pass, dropped, own('feedForward.out'), bias('outBias'), {
+      residual: residual && reshape(residual, x.shape),
+    }),
   )
 }
 
