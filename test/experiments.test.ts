@@ -123,7 +123,9 @@ test('a report of what is there', () => {
   expect(expire.slots).toBe(96)
   // Halfway between 64 and 128, by the logarithm 0.585 of it.
   expect(expire.againstFixed).toBeCloseTo(2.1 - (2.4 - 0.2 * Math.log2(1.5)), 12)
-  const [voted] = results.pruning!.curves
+  const { curves } = results.pruning!
+  expect(curves.map(({ method }: { method: string }) => method)).toEqual(['fixed-span', 'selective'])
+  const voted = curves[1]
   expect(voted!.least.slots).toBe(32)
   expect(voted!.factor).toBe((512 + 16) / (32 + 16))
   const [{ rows }] = results.patterns.lives as [{ rows: { kind: string; layers: number[] }[] }]

@@ -144,10 +144,10 @@ function addResidual(
 ): Tensor3D {
   const dropout = pass.dropout('residual')
   const masked = () => {
-    const plain = result()
+    const plain = reshape(result(), input.shape)
     return add(input, mul(plain, dropout!(plain.shape)))
   }
-  const sum = reshape(dropout ? masked() : result(input), input.shape)
+  const sum = dropout ? masked() : reshape(result(input), input.shape)
   return (
     pass.config.normPosition === 'pre' ? sum : applyNorm(pass.config, sum, own, `${part}.norm`)
   ) as Tensor3D
