@@ -470,7 +470,7 @@ const table = {
   'read-all': {
     ...measuring,
     kind: 'flag',
-    help: 'bench decode: read the whole context token by token, instead of beginning late in the stream',
+    help: 'bench decode: read the whole context, instead of beginning late in the stream',
   },
   against: {
     ...measuring,

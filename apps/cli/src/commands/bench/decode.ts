@@ -3,7 +3,8 @@
  * times does not depend on what else the machine did.
  *
  * A long context is not read from its first token on unless that is asked for (--read-all): such a stream begins late,
- * as one that was reset there, at a high time step, and reads as many tokens as its memory can depend on.
+ * as one that was reset there, at a high time step, and reads as many tokens as its memory can depend on. Both are read
+ * in blocks, the last 128 before the measurement one by one.
  */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -110,21 +111,13 @@ class Stream {
     const { decoder, random, settings, readAll } = parts
     const needed = readAll ? step : decoder.config.layers * rememberedTokens(settings)
     const began = Math.max(0, step - steadyTokens - needed)
-    let memory = await emptyMemory(decoder, began)
-    if (!readAll) memory = await readBlocks(memory, step - steadyTokens, parts)
+    const memory = await readBlocks(await emptyMemory(decoder, began), step - steadyTokens, context, parts)
     const reached =
       began > 0
         ? `began at step ${count(began)}, read ${count(step - began)} tokens`
-        : `read from its first token${readAll ? ', one by one' : ''}`
+        : 'read from its first token'
     const stream = new Stream(context, reached, decoder, random, decoder.startDecoding(memory))
-    // A million tokens take a while, and their log shall say so.
-    const status = readAll ? new StatusLine(process.stderr, 60) : progress()
-    const first = stream.memory.step
-    for (let at = first; at < step; at++) {
-      await stream.decodeOne()
-      status.update(() => `context ${count(context)}: ${count(at)} tokens read`)
-    }
-    status.print()
+    while (stream.memory.step < step) await stream.decodeOne()
     return stream
   }
 
@@ -191,14 +184,19 @@ export async function emptyMemory(decoder: Decoder, step: number): Promise<Memor
 async function readBlocks(
   memory: Memory,
   until: number,
-  { decoder, random, settings }: StreamParts,
+  context: number,
+  { decoder, random, settings, readAll }: StreamParts,
 ): Promise<Memory> {
+  // A million tokens take minutes, and their log shall say so.
+  const status = readAll ? new StatusLine(process.stderr, 60) : progress()
   while (memory.step < until) {
     const tokens = randomTokens(random, [1, Math.min(settings.block, until - memory.step)])
     const result = decoder.forward(tokens, memory)
     dispose([tokens, result.logits, result.penalty])
     memory = await decoder.compact(result.memory)
+    status.update(() => `context ${count(context)}: ${count(memory.step)} tokens read`)
   }
+  status.print()
   return memory
 }
 
