@@ -233,6 +233,30 @@ describe('beside the plain operations', () => {
     tf.dispose([ours, plain])
   })
 
+  test('nothing depends on what lay in the memory before', () => {
+    const request = cases['exempt slots, every term, clamped distances']!()
+    const malloc = wasm()._malloc.bind(wasm())
+    const compute = (garbage: readonly number[]) => {
+      vi.spyOn(wasm(), '_malloc').mockImplementation((bytes) => {
+        const at = malloc(bytes)
+        const room = new Float32Array(wasm().HEAPU8.buffer, at, Math.floor(bytes / 4))
+        room.forEach((_, i) => {
+          room[i] = garbage[(i * 7 + (i >> 3)) % garbage.length]!
+        })
+        return at
+      })
+      const results = everything(request, attend)
+      vi.restoreAllMocks()
+      const values = Object.entries(results).map(([name, value]) => [name, value.dataSync()])
+      tf.dispose(results)
+      return Object.fromEntries(values)
+    }
+    const { NaN: none, POSITIVE_INFINITY: most, NEGATIVE_INFINITY: least } = Number
+    const expected = compute([0.5, -2, 3])
+    expect(compute([none, most, 1.5, least, -2, 1e30, none, 0, 3])).toEqual(expected)
+    expect(compute([2.5, none, most, -3, none, 0.5, -1e30])).toEqual(expected)
+  })
+
   test('a query that may attend to nothing gets zeros, and not the future', async () => {
     const request = requestOf(small, [window(0, 35, bound)])
     const { context } = attend(request)

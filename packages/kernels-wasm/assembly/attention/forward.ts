@@ -9,7 +9,16 @@ import { multiplyByRows } from '../row'
 import { sumOf } from '../rows'
 import { floatBytes } from '../simd'
 import { tileColumns, tileRows } from '../tile'
-import { computeRow, computeTile, duringAt, enterBatch, enterHead, matrixAt, statisticsAt } from './logits'
+import {
+  computeRow,
+  computeTile,
+  copySlots,
+  duringAt,
+  enterBatch,
+  enterHead,
+  matrixAt,
+  statisticsAt,
+} from './logits'
 import { Request } from './request'
 import { addExactly, addRows, copyExactly, fillRow, largestOf, multiplyRows, nothing, scaleRow } from './rows'
 import { layOut, tileQueries, Workspace, wholeTiles } from './workspace'
@@ -125,16 +134,8 @@ export function fillBehind(row: usize, count: i32, end: i32): void {
 
 /** The dropout factors of one query, into space.other. */
 export function dropRow(request: Request, space: Workspace, batch: i32, head: i32, query: i32): void {
-  const lowest = <usize>space.lowest * floatBytes
   const row = (batch * request.heads + head) * request.block + query
-  const from = matrixAt(request.dropout, row, request.slots) + lowest
-  const count = min(space.highest, request.slots) - space.lowest
-  fillRow(
-    space.other + <usize>max(space.lowest, space.highest - tileColumns) * floatBytes,
-    space.other + <usize>space.highest * floatBytes,
-    0,
-  )
-  copyExactly(from, space.other + lowest, count)
+  copySlots(request, space, matrixAt(request.dropout, row, request.slots), space.other)
 }
 
 /** F before the first query of a batch entry. */

@@ -458,10 +458,17 @@ function biasRow(request: Request, space: Workspace, bias: Bias, batch: i32, hea
   const highest = <usize>space.highest * floatBytes
   const at = batch * bias.batchStep + head * bias.headStep + query * bias.queryStep
   const from = bias.values + <usize>at * floatBytes
-  if (bias.slotStep)
-    copyExactly(from + lowest, space.other + lowest, min(request.slots, space.highest) - space.lowest)
+  if (bias.slotStep) copySlots(request, space, from, space.other)
   else fillRow(space.other + lowest, space.other + highest, load<f32>(from))
   applyTerms(space, space.other)
+}
+
+/** to = the values of the tile's slots, from those of all slots; 0 in the columns behind the last slot. */
+export function copySlots(request: Request, space: Workspace, from: usize, to: usize): void {
+  const lowest = <usize>space.lowest * floatBytes
+  const highest = <usize>space.highest * floatBytes
+  fillRow(to + <usize>max(space.lowest, space.highest - tileColumns) * floatBytes, to + highest, 0)
+  copyExactly(from + lowest, to + lowest, min(request.slots, space.highest) - space.lowest)
 }
 
 /** 0 where no term applies. */
