@@ -17,7 +17,7 @@ import {
   type WasmPaths,
   wasmFiles,
 } from './types'
-import type { WasmBackend } from './wasm/heap'
+import { refuseWhatIsNotThere, type WasmBackend } from './wasm/heap'
 import { kernelsOf, stopThreads } from './wasm/kernels'
 import { patchWasmBackend } from './wasm/patch'
 import {
@@ -139,7 +139,9 @@ export function createBackends(platform: Platform): Backends {
       await activate('wasm', wasmFix).finally(() => {
         if (shared?.startsWith('blob:')) URL.revokeObjectURL(shared)
       })
-      const kernels = useful ? kernelsOf(tf.backend() as unknown as WasmBackend) : undefined
+      const backend = tf.backend() as unknown as WasmBackend
+      refuseWhatIsNotThere(backend)
+      const kernels = useful ? kernelsOf(backend) : undefined
       await kernels?.startThreads(wanted)
       const instructions = kernels?.relaxed ? 'with relaxed SIMD' : simd ? 'with SIMD' : 'without SIMD'
       const device = `WebAssembly ${instructions}`

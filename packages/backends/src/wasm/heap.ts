@@ -20,7 +20,7 @@ export interface WasmBackend extends KernelBackend {
     readonly HEAPU8: Uint8Array
     readonly HEAP32: Int32Array
     readonly HEAPF32: Float32Array
-    _malloc(bytes: number): number
+    _malloc: (bytes: number) => number
     _free(offset: number): void
     _BatchMatMul(
       idA: number,
@@ -50,11 +50,29 @@ export function offsetOf(backend: WasmBackend, tensor: TensorInfo): number {
   return backend.dataIdMap.get(tensor.dataId).memoryOffset
 }
 
+/** What 32 bits can address. A size beyond it would wrap to a small one, which tfjs's allocator grants. */
+const mostBytes = 2 ** 32
+
+/** Makes the allocator that all tensors come from throw instead of handing out address 0, or less than was asked for. */
+export function refuseWhatIsNotThere({ wasm }: Pick<WasmBackend, 'wasm'>): void {
+  wasm._free(wasm._malloc(1)) // at the first call Emscripten puts another function in its place
+  const stock = wasm._malloc
+  wasm._malloc = (bytes) => {
+    const offset = bytes < mostBytes ? stock(bytes) >>> 0 : 0
+    if (offset === 0) throw noRoom(bytes)
+    return offset
+  }
+}
+
+const noRoom = (bytes: number) =>
+  new RangeError(
+    `The wasm heap has no ${bytes} bytes left, of 4 GiB at most. Dispose tensors, or use smaller batches or spans.`,
+  )
+
 /** Memory for the time of one kernel. Throws instead of handing out address 0. */
 export function withScratch<T>(backend: WasmBackend, bytes: number, use: (offset: number) => T): T {
   const offset = backend.wasm._malloc(bytes) >>> 0
-  if (offset === 0)
-    throw new RangeError(`The wasm heap has no ${bytes} bytes left. Dispose tensors, or use smaller batches.`)
+  if (offset === 0) throw noRoom(bytes)
   try {
     return use(offset)
   } finally {

@@ -1,6 +1,6 @@
 /** Every replaced kernel against the cpu backend, and proof that nothing leaks and nothing stale is used. */
 import * as tf from '@tensorflow/tfjs-core'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { disposeBackend, patchWasmBackend, useBackend } from '../index'
 import type { WasmBackend } from './heap'
 import { kernelsOf } from './kernels'
@@ -222,6 +222,47 @@ describe.each([
       tf.matMul(tall, shared)
     })
     tf.dispose([small, tall, shared])
+  })
+})
+
+describe('a heap without room', () => {
+  test('a tensor beyond what can be addressed is refused, and leaves nothing behind', async () => {
+    await tf.setBackend('wasm')
+    const before = { tensors: tf.memory().numTensors, data: wasm().numDataIds() }
+    // 4 GiB and 1 MiB: as 32 bits it is the one MiB, for which there is room.
+    expect(() => tf.fill([4097, 512, 512], 1)).toThrow(
+      new RangeError(
+        'The wasm heap has no 4296015872 bytes left, of 4 GiB at most. Dispose tensors, or use smaller batches or spans.',
+      ),
+    )
+    expect({ tensors: tf.memory().numTensors, data: wasm().numDataIds() }).toEqual(before)
+  })
+
+  test('address 0 is not handed out, neither to our kernels nor to those of tfjs', async () => {
+    await tf.setBackend('wasm')
+    const x = tf.ones([64, 64])
+    const { wasm: module } = wasm()
+    const first = module.HEAPU8.slice(0, 64)
+    // Leaves no more than half of what the next tensor needs, without taking it from this machine.
+    const grown = vi.spyOn(WebAssembly.Memory.prototype, 'grow').mockImplementation(() => {
+      throw new RangeError('no room')
+    })
+    const held: tf.Tensor[] = []
+    try {
+      const big = module.HEAPU8.length
+      for (const compute of [
+        () => tf.matMul(x, tf.zeros([64, big / 256])),
+        () => tf.fill([big], 1),
+        () => tf.tile(x, [big / 4096, 1]),
+      ])
+        expect(() => held.push(tf.tidy(compute))).toThrow('The wasm heap has no')
+    } finally {
+      grown.mockRestore()
+      tf.dispose(held)
+    }
+    expect(module.HEAPU8.slice(0, 64)).toEqual(first)
+    expect(tf.matMul(x, x).dataSync()[0]).toBe(64)
+    x.dispose()
   })
 })
 
