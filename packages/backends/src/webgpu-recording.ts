@@ -33,7 +33,10 @@ interface Binding {
   readonly buffer: Buffer
 }
 
-type Buffer = object
+interface Buffer {
+  readonly size: number
+  destroy(): void
+}
 
 interface Pass {
   setPipeline(pipeline: Pipeline): void
@@ -51,6 +54,9 @@ interface TensorData {
 interface BufferManager {
   /** Of each size and use, those that are free; the last one is taken. */
   readonly freeBuffers: Map<string, Buffer[]>
+  numFreeBuffers: number
+  readonly numBytesUsed: number
+  numBytesAllocated: number
   acquireBuffer(size: number, usage: number, mappedAtCreation?: boolean, reuse?: boolean): Buffer
 }
 
@@ -102,6 +108,7 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
   }
 
   reuseInOrder(backend.bufferManager, numberOf)
+  forgetUnused(backend.bufferManager)
   uploadByQueue(backend)
 
   /** By what is written in them, those used last at the end; without sizes what was met once, by its submission. */
@@ -224,6 +231,42 @@ function reuseInOrder(manager: BufferManager, numberOf: (buffer: Buffer) => numb
     }
     const buffer = acquireBuffer.call(manager, size, usage, mappedAtCreation, reuse)
     numberOf(buffer)
+    return buffer
+  }
+}
+
+/** Bytes of free buffers that are kept in any case; beyond them, as many as were in use at once. */
+const freeBytesKept = 2 ** 28
+
+/**
+ * Destroys free buffers, those first of a size that was asked for longest ago, where a buffer has to be made and too many
+ * lie free. tfjs keeps all: work of ever new sizes, as prompts of any length are, would fill the GPU. Equal steps are not
+ * concerned, since they make none. No command that was not handed over yet has a free buffer.
+ */
+function forgetUnused(manager: BufferManager): void {
+  const { acquireBuffer } = manager
+  let most = 0
+  const isTooMuch = () => manager.numBytesAllocated - manager.numBytesUsed > Math.max(freeBytesKept, most)
+  manager.acquireBuffer = (size, usage, mappedAtCreation, reuse) => {
+    const { freeBuffers } = manager
+    const key = `${size}_${usage}`
+    const free = freeBuffers.get(key)
+    if (free) {
+      freeBuffers.delete(key) // to the end of the order
+      freeBuffers.set(key, free)
+    }
+    if (!free?.length)
+      for (const unused of freeBuffers.values()) {
+        if (!isTooMuch()) break
+        for (const buffer of unused) {
+          buffer.destroy()
+          manager.numBytesAllocated -= buffer.size
+          manager.numFreeBuffers--
+        }
+        unused.length = 0
+      }
+    const buffer = acquireBuffer.call(manager, size, usage, mappedAtCreation, reuse)
+    most = Math.max(most, manager.numBytesUsed)
     return buffer
   }
 }

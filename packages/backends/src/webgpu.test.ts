@@ -119,6 +119,30 @@ test('equal work is recorded with what was made before, other work anew', async 
   expect(result.numTensors).toBe(0)
 })
 
+test('work of ever new sizes does not fill the GPU with buffers that are free', async (context) => {
+  if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
+  const result = await run(`${opening}
+    await useBackend('webgpu', { softwareVulkan })
+    const values = []
+    let allocated = 0
+    for (let step = 0; step < 8; step++) {
+      const size = 2 ** 24 + 4 * step // 64 MB and a little more
+      const x = tf.tensor1d(new Float32Array(size).fill(step))
+      const last = tf.slice(x, [size - 1], [1])
+      values.push(...(await last.data()))
+      tf.dispose([x, last])
+      allocated = Math.max(allocated, tf.memory().numBytesAllocatedInGPU)
+    }
+    const { numBytesInGPU } = tf.memory()
+    await disposeBackend()
+    console.log(JSON.stringify({ values, allocated, numBytesInGPU }))
+  `)
+  expect(result.values).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
+  expect(result.allocated).toBeGreaterThan(2 ** 28)
+  expect(result.allocated).toBeLessThan(2 ** 28 + 2 ** 27)
+  expect(result.numBytesInGPU).toBeLessThan(2 ** 20)
+})
+
 test('auto leaves the software adapter alone', async (context) => {
   if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
   const result = await run(`${opening}
