@@ -19,22 +19,33 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..')
 const split = process.argv.indexOf('--')
 const own = process.argv.slice(2, split === -1 ? undefined : split)
 const passedOn = split === -1 ? [] : process.argv.slice(split + 1)
-const { values: given } = parseArgs({
-  args: own,
-  options: {
-    python: { type: 'string' },
-    code: { type: 'string' },
-    threads: { type: 'string', default: '2' },
-    wait: { type: 'string', default: 'passive' },
-    device: { type: 'string', default: 'cpu' },
-  },
-})
+const refuse = (problem) => {
+  console.error(`run.mjs: ${problem}`)
+  process.exit(2)
+}
+const read = () =>
+  parseArgs({
+    args: own,
+    options: {
+      python: { type: 'string' },
+      code: { type: 'string' },
+      threads: { type: 'string', default: '2' },
+      wait: { type: 'string', default: 'passive' },
+      device: { type: 'string', default: 'cpu' },
+    },
+  }).values
+let given
+try {
+  given = read()
+} catch (error) {
+  refuse(error.message)
+}
 if (!given.python || !given.code)
-  throw new Error('give --python, one that has torch, and --code, a checkout of transformer-sequential')
+  refuse('give --python, one that has torch, and --code, a checkout of transformer-sequential')
 if (!existsSync(join(given.code, 'trainer.py')))
-  throw new Error(`${given.code} is no checkout of transformer-sequential: it has no trainer.py`)
+  refuse(`${given.code} is no checkout of transformer-sequential: it has no trainer.py`)
 const main = join(root, 'apps/cli/dist/main.js')
-if (!existsSync(main)) throw new Error('apps/cli is not built: run npm start -- --help')
+if (!existsSync(main)) refuse('apps/cli is not built: run npm start -- --help')
 
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
 const driver = [given.python, join(root, 'tools/peer/transformer_sequential.py'), '--code', given.code]

@@ -92,7 +92,7 @@ export function parseValue(option: Kind, texts: readonly string[], where: string
     case 'wholes': {
       const values = texts.join().split(',').map(Number)
       if (!values.every((value) => Number.isSafeInteger(value) && value >= option.least))
-        refuse('whole numbers with commas between them, such as 1024,8192')
+        refuse(`whole numbers of at least ${option.least} with commas between them, such as 1024,8192`)
       return values
     }
     case 'number': {

@@ -253,6 +253,20 @@ test('tensors outlive a second call for the same backend, and it can be started 
   product.dispose()
 })
 
+test('calls at the same time are answered one after the other', async () => {
+  const { useBackend, disposeBackend } = start(platformWith({}))
+  const [first, unknown, second] = await Promise.allSettled([
+    useBackend('wasm', { threads: 2 }),
+    useBackend('gpu' as never),
+    useBackend('wasm', { threads: 2 }),
+  ])
+  expect(unknown).toMatchObject({ status: 'rejected' })
+  expect(first).toMatchObject({ status: 'fulfilled', value: { threads: 2 } })
+  expect(second).toEqual(first)
+  await Promise.all([disposeBackend(), useBackend('cpu')])
+  expect(tf.getBackend()).toBe('cpu')
+})
+
 test('an error of another copy of this package is recognised', () => {
   const other = Object.assign(new Error('x'), { [Symbol.for('lethe.BackendError')]: true })
   expect(BackendError.isInstance(other)).toBe(true)

@@ -229,10 +229,15 @@ export function createBackends(platform: Platform): Backends {
     },
   }
 
-  async function useBackend(
-    name: BackendRequest = 'auto',
-    options: BackendOptions = {},
-  ): Promise<BackendInfo> {
+  let last: Promise<unknown> = Promise.resolve()
+  /** One after the other: two that start the same backend at once would each take it for theirs. */
+  function inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = last.then(work)
+    last = done.catch(() => {})
+    return done
+  }
+
+  async function choose(name: BackendRequest, options: BackendOptions): Promise<BackendInfo> {
     if (!backendRequests.includes(name)) {
       const valid = backendRequests.map((request) => `'${request}'`).join(', ')
       throw new BackendError(
@@ -286,7 +291,7 @@ export function createBackends(platform: Platform): Backends {
     return info
   }
 
-  async function disposeBackend(): Promise<void> {
+  async function dispose(): Promise<void> {
     for (const name of running.keys()) {
       // tfjs forgets a removed backend for good; register it again, so that it can be started again.
       const entry = tf.engine().registryFactory[name]
@@ -301,5 +306,8 @@ export function createBackends(platform: Platform): Backends {
     platform.releaseGpu()
   }
 
-  return { useBackend, disposeBackend }
+  return {
+    useBackend: (name = 'auto', options = {}) => inTurn(() => choose(name, options)),
+    disposeBackend: () => inTurn(dispose),
+  }
 }
