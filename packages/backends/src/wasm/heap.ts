@@ -3,6 +3,7 @@
  * written against it, and it has not changed since 3.0.
  */
 import type { DataType, KernelBackend, TensorInfo } from '@tensorflow/tfjs-core'
+import { BackendError } from '../errors'
 
 interface TensorData {
   readonly id: number
@@ -65,8 +66,11 @@ export function refuseWhatIsNotThere({ wasm }: Pick<WasmBackend, 'wasm'>): void 
 }
 
 const noRoom = (bytes: number) =>
-  new RangeError(
-    `The wasm heap has no ${bytes} bytes left, of 4 GiB at most. Dispose tensors, or use smaller batches or spans.`,
+  new BackendError(
+    'failed',
+    'wasm',
+    `The wasm heap has no ${bytes} bytes left, of 4 GiB at most.`,
+    'Dispose tensors, or use smaller batches or spans.',
   )
 
 /** Memory for the time of one kernel. Throws instead of handing out address 0. */

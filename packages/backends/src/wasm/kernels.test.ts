@@ -1,7 +1,7 @@
 /** Every replaced kernel against the cpu backend, and proof that nothing leaks and nothing stale is used. */
 import * as tf from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { disposeBackend, patchWasmBackend, useBackend } from '../index'
+import { BackendError, disposeBackend, patchWasmBackend, useBackend } from '../index'
 import type { WasmBackend } from './heap'
 import { kernelsOf } from './kernels'
 
@@ -230,11 +230,18 @@ describe('a heap without room', () => {
     await tf.setBackend('wasm')
     const before = { tensors: tf.memory().numTensors, data: wasm().numDataIds() }
     // 4 GiB and 1 MiB: as 32 bits it is the one MiB, for which there is room.
-    expect(() => tf.fill([4097, 512, 512], 1)).toThrow(
-      new RangeError(
+    let thrown: unknown
+    try {
+      tf.fill([4097, 512, 512], 1)
+    } catch (error) {
+      thrown = error
+    }
+    expect(BackendError.isInstance(thrown)).toBe(true)
+    expect(thrown).toMatchObject({
+      reason: 'failed',
+      message:
         'The wasm heap has no 4296015872 bytes left, of 4 GiB at most. Dispose tensors, or use smaller batches or spans.',
-      ),
-    )
+    })
     expect({ tensors: tf.memory().numTensors, data: wasm().numDataIds() }).toEqual(before)
   })
 
