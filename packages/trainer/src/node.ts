@@ -8,4 +8,5 @@ export {
   readCheckpoint,
   readRun,
 } from './folder'
+export { replaceFile } from './storage'
 export { TensorBoardFile } from './tensorboard'

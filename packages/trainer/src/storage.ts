@@ -1,5 +1,5 @@
 /** Writing files so that a crash, even of the machine, leaves either the old state or the new one. */
-import { open, rename, rm } from 'node:fs/promises'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { CheckpointError } from './errors'
 
@@ -35,6 +35,19 @@ export async function writeAtomic(path: string, bytes: Uint8Array | string): Pro
   } catch (error) {
     await rm(temporary, { force: true }).catch(() => {})
     throw error
+  }
+}
+
+/**
+ * Replaces a file whole or not at all; makes its folder.
+ * @throws CheckpointError that names the path and the fix
+ */
+export async function replaceFile(path: string, bytes: Uint8Array | string): Promise<void> {
+  try {
+    await mkdir(dirname(path), { recursive: true })
+    await writeAtomic(path, bytes)
+  } catch (error) {
+    throw unwritable(path, error)
   }
 }
 

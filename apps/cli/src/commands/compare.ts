@@ -1,11 +1,12 @@
 /** lethe compare: methods × budgets × seeds on one text or several tasks, trained side by side, measured one by one, in one table. */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { availableParallelism, cpus } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
-import { checkTraining } from '@lethe/trainer'
+import { CheckpointError, checkTraining } from '@lethe/trainer'
+import { replaceFile } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import { type CommandLine, parseConfig } from '../command-line'
 import type { Figures } from '../compare/figures'
@@ -78,13 +79,12 @@ function newFolder(): string {
   }
 }
 
-async function begin(folder: string, options: Given): Promise<void> {
+async function begin(folder: string, { json: _, ...options }: Given): Promise<void> {
   if (existsSync(join(folder, 'compare.json')))
     throw new UsageError(
       `${folder} already holds a comparison: go on with it (${program()} compare --resume ${shellQuoted(folder)}) or choose another --out`,
     )
-  await mkdir(join(folder, 'runs'), { recursive: true })
-  await writeWhole(join(folder, 'compare.json'), `${JSON.stringify(options, null, 2)}\n`)
+  await replaceFile(join(folder, 'compare.json'), `${JSON.stringify(options, null, 2)}\n`)
 }
 
 /** @throws UsageError where the command line contradicts the comparison */
@@ -109,21 +109,28 @@ async function resumed(folder: string, given: Given): Promise<Given> {
   return { ...saved, ...given }
 }
 
-/** Written beside and renamed, so that a kill leaves the old file or the new one. */
-async function writeWhole(path: string, text: string): Promise<void> {
-  await writeFile(`${path}.tmp`, text)
-  await rename(`${path}.tmp`, path)
+/** What a process said; undefined for half a line, as one that is killed may leave. */
+function parsed(line: string): Record<string, unknown> | undefined {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return undefined
+  }
 }
 
 class CompareSession {
   private readonly status = new StatusLine(process.stdout)
+  /** Where each run's training is, and where it was when it was started here. */
   private readonly steps = new Map<string, number>()
+  private readonly startedAt = new Map<string, number>()
   private readonly children = new Set<ReturnType<typeof spawn>>()
   private readonly errors = new Map<string, string>()
   private readonly began = performance.now()
   /** How much worse is still as good. */
   private readonly within: number
   private interrupted = false
+  /** Something could not be kept, such as on a full disk. */
+  private unwritten = false
   private backend = ''
 
   constructor(
@@ -150,15 +157,15 @@ class CompareSession {
   private async makeAll(): Promise<void> {
     try {
       const processors = availableParallelism()
-      const jobs = Math.min(this.given.jobs ?? processors, this.plan.length)
+      let runs = this.plan.filter(({ error }) => error === undefined)
+      const jobs = Math.min(this.given.jobs ?? processors, runs.length)
       // Runs side by side share the processors; alone, one takes as many as useBackend's default.
       const threads = this.given.threads ?? Math.min(8, Math.max(1, Math.floor(processors / jobs)))
       this.print(
-        `${this.plan.length} runs of ${count(this.plan[0]!.settings.steps)} steps, ${jobs} at a time, in ${relativePath(resolve(this.folder))}`,
+        `${runs.length} ${runs.length === 1 ? 'run' : 'runs'} of ${count(this.plan[0]!.settings.steps)} steps, ${jobs} at a time, in ${relativePath(resolve(this.folder))}`,
       )
       for (const [task, error] of new Map(this.plan.map(({ task, error }) => [task, error])))
         if (error !== undefined) this.print(`${task} is left out: ${error}`)
-      let runs = this.plan.filter(({ error }) => error === undefined)
       while (runs.length > 0 && !this.interrupted) {
         await this.make(runs, jobs, threads)
         runs = this.interrupted || this.given['equal-quality'] === undefined ? [] : await this.search()
@@ -189,8 +196,12 @@ class CompareSession {
     return next
   }
 
+  private get resumeCommand(): string {
+    return `${program()} compare --resume ${shellQuoted(relativePath(resolve(this.folder)))}`
+  }
+
   private stopped(): number {
-    const command = `${program()} compare --resume ${shellQuoted(relativePath(resolve(this.folder)))}`
+    const command = this.resumeCommand
     if (this.given.json) console.log(JSON.stringify({ type: 'interrupted', resume: command }))
     else console.log(`interrupted; go on with: ${command}`)
     return 130
@@ -198,23 +209,29 @@ class CompareSession {
 
   private async train(run: PlannedRun, threads: number): Promise<void> {
     const path = this.runPath(run)
-    if (existsSync(this.figuresPath(run))) return
-    const there = existsSync(join(path, 'config.json'))
-    const config = join(this.folder, 'runs', `${run.id}.json`)
-    if (!there)
-      await writeWhole(config, `${JSON.stringify(givenOf(run.settings, this.given.data), null, 2)}\n`)
-    const from = there ? ['--resume', path] : ['--config', config, '--out', path]
-    await this.child(run, ['train', ...from, '--threads', String(threads)], (line) => {
-      if (line.type === 'step') {
-        this.steps.set(run.id, line.step as number)
-        this.status.update(() => this.progress())
-      }
-    })
+    const at = (step: number) => {
+      if (!this.startedAt.has(run.id)) this.startedAt.set(run.id, step)
+      this.steps.set(run.id, step)
+    }
+    if (!existsSync(this.figuresPath(run))) {
+      const there = existsSync(join(path, 'config.json'))
+      const config = join(this.folder, 'runs', `${run.id}.json`)
+      const settings = `${JSON.stringify(givenOf(run.settings, this.given.data), null, 2)}\n`
+      if (!there && !(await this.write(config, settings, (problem) => this.fail(run, problem)))) return
+      const from = there ? ['--resume', path] : ['--config', config, '--out', path]
+      await this.child(run, ['train', ...from, '--threads', String(threads)], (line) => {
+        if (line.type !== 'start' && line.type !== 'step') return
+        at(line.step as number)
+        if (line.type === 'step') this.update(() => this.progress())
+      })
+    }
+    // Whatever is missing, as after a failure, is not waited for.
+    if (!this.interrupted) at(run.settings.steps)
   }
 
   private async measure(run: PlannedRun): Promise<void> {
     if (this.errors.has(run.id) || existsSync(this.figuresPath(run))) return
-    this.status.update(() => `measuring ${run.id}`)
+    this.update(() => `measuring ${run.id}`)
     const { threads } = this.given
     const own = threads === undefined ? [] : ['--threads', String(threads)]
     const budget = run.trainedBudget === undefined ? [] : ['--budget', String(run.budget)]
@@ -223,7 +240,26 @@ class CompareSession {
       this.measured.set(run.id, JSON.stringify({ backend, figures }))
     })
     const figures = this.measured.get(run.id)
-    if (figures) await writeWhole(this.figuresPath(run), figures)
+    if (figures) await this.write(this.figuresPath(run), figures, (problem) => this.print(problem))
+  }
+
+  /** Whether the file was written; if not, `onProblem` hears why, and the comparison goes on without it. */
+  private async write(path: string, text: string, onProblem: (problem: string) => void): Promise<boolean> {
+    try {
+      await replaceFile(path, text)
+      return true
+    } catch (error) {
+      if (!CheckpointError.isInstance(error)) throw error
+      this.unwritten = true
+      onProblem(error.message)
+      return false
+    }
+  }
+
+  /** A run that cannot be made costs the others nothing. */
+  private fail({ id }: PlannedRun, reason: string): void {
+    this.errors.set(id, reason)
+    this.print(`${id} failed: ${reason}`)
   }
 
   private readonly measured = new Map<string, string>()
@@ -231,7 +267,11 @@ class CompareSession {
   private progress(): string {
     const plan = this.plan.filter(({ error, model }) => error === undefined && model === undefined)
     const total = plan.reduce((sum, { settings }) => sum + settings.steps, 0)
-    const done = plan.reduce((sum, { id }) => sum + (this.steps.get(id) ?? 0), 0)
+    const sum = (steps: ReadonlyMap<string, number>) =>
+      plan.reduce((all, { id }) => all + (steps.get(id) ?? 0), 0)
+    const done = sum(this.steps)
+    // What was there before took none of this time.
+    const made = done - sum(this.startedAt)
     const seconds = (performance.now() - this.began) / 1000
     const now = this.plan.filter(({ id, settings }) => {
       const step = this.steps.get(id) ?? 0
@@ -239,7 +279,7 @@ class CompareSession {
     })
     return [
       `${Math.floor((100 * done) / total)} %`,
-      `ETA ${duration((seconds / done) * (total - done))}`,
+      `ETA ${duration((seconds / made) * (total - done))}`,
       ...now.map(({ id }) => `${id} ${this.steps.get(id)}`),
     ].join(' · ')
   }
@@ -260,7 +300,13 @@ class CompareSession {
     child.stderr.on('data', (chunk) => {
       errors = (errors + chunk).slice(-4000)
     })
-    createInterface({ input: child.stdout }).on('line', (text) => onLine(JSON.parse(text)))
+    child.on('error', ({ message }) => {
+      errors += message
+    })
+    createInterface({ input: child.stdout }).on('line', (text) => {
+      const line = parsed(text)
+      if (line) onLine(line)
+    })
     return new Promise((done) => {
       child.on('close', (code, signal) => {
         this.children.delete(child)
@@ -269,8 +315,7 @@ class CompareSession {
           // Of an unexpected failure the stack comes after it.
           const said = lines.findLast((line) => line.startsWith('lethe: ')) ?? lines.at(-1)
           const reason = said || `ended by ${signal ?? `exit code ${code}`}`
-          this.errors.set(run.id, reason.replace(/^lethe: /, ''))
-          this.print(`${run.id} failed: ${this.errors.get(run.id)}`)
+          this.fail(run, reason.replace(/^lethe: /, ''))
         }
         done()
       })
@@ -301,9 +346,17 @@ class CompareSession {
     const equal = equalQuality(rows, within)
     const results = join(this.folder, 'results.json')
     const report = join(this.folder, 'report.html')
-    await writeWhole(results, `${JSON.stringify({ ...comparison, rows, equalQuality: equal }, null, 1)}\n`)
-    await writeWhole(report, reportPage(comparison, within))
-    if (json) console.log(JSON.stringify({ results, report, rows, equalQuality: equal }))
+    const problems: string[] = []
+    const write = (path: string, text: string) =>
+      this.write(path, text, (problem) => problems.push(`${problem}; then: ${this.resumeCommand}`))
+    const written = {
+      ...((await write(
+        results,
+        `${JSON.stringify({ ...comparison, rows, equalQuality: equal }, null, 1)}\n`,
+      )) && { results }),
+      ...((await write(report, reportPage(comparison, within))) && { report }),
+    }
+    if (json) console.log(JSON.stringify({ ...written, rows, equalQuality: equal }))
     else {
       for (const line of tableOf(rows)) console.log(line)
       for (const one of equal) {
@@ -316,10 +369,12 @@ class CompareSession {
               `${task === undefined ? '' : `${task}, `}${found.method}: within ${withinOf(within, qualityIn(reference))} of fixed-span ${reference.budget} with ${memorySaved(found)}`,
             )
       }
-      console.log(`\nreport: ${relativePath(resolve(report))}`)
-      console.log(`results: ${relativePath(resolve(results))}`)
+      console.log('')
+      if (written.report) console.log(`report: ${relativePath(resolve(report))}`)
+      if (written.results) console.log(`results: ${relativePath(resolve(results))}`)
     }
-    return this.errors.size > 0 ? 1 : 0
+    for (const problem of problems) process.stderr.write(`lethe: ${problem}\n`)
+    return this.errors.size > 0 || this.unwritten ? 1 : 0
   }
 
   private async resultOf(run: PlannedRun): Promise<RunResult> {
@@ -332,7 +387,8 @@ class CompareSession {
     const curves = trainedBudget === undefined ? await this.curvesOf(run) : { training: [], validation: [] }
     const error = this.errors.get(id)
     if (error !== undefined) return { ...what, error, ...curves }
-    const { backend, figures } = JSON.parse(await readFile(this.figuresPath(run), 'utf8')) as {
+    const measured = this.measured.get(id) ?? (await readFile(this.figuresPath(run), 'utf8'))
+    const { backend, figures } = JSON.parse(measured) as {
       backend: string
       figures: Figures
     }
@@ -382,6 +438,10 @@ class CompareSession {
 
   private print(text: string): void {
     if (!this.given.json) this.status.print(text)
+  }
+
+  private update(text: () => string): void {
+    if (!this.given.json) this.status.update(text)
   }
 
   private runPath({ id, model = id }: PlannedRun): string {

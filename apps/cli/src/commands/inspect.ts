@@ -1,7 +1,6 @@
 /** lethe inspect: what a trained model kept of a text, on a page, in the terminal or as JSON. */
-import { writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { readRun } from '@lethe/trainer/node'
+import { readRun, replaceFile } from '@lethe/trainer/node'
 import { startBackend } from '../backend'
 import type { CommandLine } from '../command-line'
 import { openTexts } from '../data'
@@ -16,6 +15,10 @@ export async function inspectCommand({ given, positionals }: CommandLine): Promi
   const { decoder, tokenizer, config } = await openTextModel('inspect', positionals, () =>
     startBackend(given),
   )
+  const { layers } = decoder.config
+  const layer = given.layer ?? layers - 1
+  if (layer >= layers)
+    throw new UsageError(`--layer ${layer} is too many: the model has layers 0 to ${layers - 1}`)
   const other = given.data?.length ? given.data : undefined
   const data = await openTexts(other ?? config.data ?? [], {
     tokenizer,
@@ -35,10 +38,7 @@ export async function inspectCommand({ given, positionals }: CommandLine): Promi
   }
   const { root } = await readRun(positionals[0]!)
   const out = given.out ?? join(root, 'inspect.html')
-  await writeFile(out, inspectPage(trace, relativePath(resolve(positionals[0]!))))
-  const layer = given.layer ?? trace.layers.length - 1
-  if (layer >= trace.layers.length)
-    throw new UsageError(`--layer ${layer} is too many: the model has layers 0 to ${trace.layers.length - 1}`)
+  await replaceFile(out, inspectPage(trace, relativePath(resolve(positionals[0]!))))
   console.log(inTerminal(trace, layer))
   console.log(`\nlayer ${layer} at the last token; the page: ${relativePath(resolve(out))}`)
   return 0
