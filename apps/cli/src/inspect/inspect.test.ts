@@ -16,7 +16,11 @@ const block = 8
 beforeAll(() => useBackend('cpu'))
 afterAll(() => disposeBackend())
 
-function decoderWith(name: string, settings: Partial<MethodSettings>): Decoder {
+function decoderWith(
+  name: string,
+  settings: Partial<MethodSettings>,
+  more: Partial<DecoderConfig> = {},
+): Decoder {
   const config: DecoderConfig = {
     ...presets.modern.decoder,
     vocabulary: 256,
@@ -25,6 +29,7 @@ function decoderWith(name: string, settings: Partial<MethodSettings>): Decoder {
     heads: 2,
     feedForward: 16,
     method: methodOf(name, { span: 24, block, ...settings }),
+    ...more,
   }
   const decoder = new Decoder(config, { seed: 5 })
   // Lives and spans that differ.
@@ -56,7 +61,61 @@ async function whole(decoder: Decoder, layer: number, name: string): Promise<Ten
   })
 }
 
+/** The logits after each token of a text that is read block by block. */
+async function logitsOf(decoder: Decoder, read: Int32Array): Promise<Float32Array[]> {
+  const rows: Float32Array[] = []
+  let memory = decoder.initialMemory(1)
+  for (let from = 0; from < read.length; from += block) {
+    const part = read.subarray(from, from + block)
+    const inputs = tensor2d(part, [1, part.length], 'int32')
+    const result = decoder.forward(inputs, memory)
+    const logits = (await result.logits.data()) as Float32Array
+    for (let i = 0; i < part.length; i++) rows.push(logits.subarray(256 * i, 256 * (i + 1)))
+    dispose([inputs, result.logits, result.penalty])
+    memory = await decoder.compact(result.memory)
+  }
+  memory.dispose()
+  return rows
+}
+
 describe('a trace', () => {
+  // In one layer, another token in its place makes a difference to just those steps that attend to it.
+  const fair = { attendSelf: false, initialMemory: 'zeros' } as const
+  test.each<[string, Partial<MethodSettings>, Partial<DecoderConfig>]>([
+    ['fixed-span', { span: 9 }, {}],
+    ['fixed-span', { span: 9 }, fair],
+    ['fixed-span', { span: 9, sinks: 2 }, {}],
+    ['adaptive-span', { ramp: 6 }, {}],
+    ['adaptive-span', { ramp: 6 }, fair],
+    ['adaptive-span', { ramp: 6, dynamic: true }, {}],
+    ['compressive', { span: 6, rate: 3, compressed: 4 }, {}],
+    ['compressive', { span: 6, rate: 3, compressed: 4, compression: 'mean' }, fair],
+    ['compressive', { span: 6, rate: 3, compressed: 4, sinks: 2 }, {}],
+    [
+      'compressive',
+      { span: 8, rate: 2, compressed: 5, authors: true },
+      { positions: 'learned', learnedDistances: 24 },
+    ],
+  ])('of %s with %j says which steps a token matters to', async (name, settings, more) => {
+    const decoder = decoderWith(name, settings, { layers: 1, ...more })
+    const trace = await traceText(decoder, tokenizer, tokens, block)
+    const before = await logitsOf(decoder, tokens)
+    const strengths = new Set<number>()
+    for (let token = 0; token < tokens.length; token += 5) {
+      const after = await logitsOf(decoder, tokens.with(token, 7))
+      for (let step = token + 1; step < tokens.length; step++) {
+        const { strength } = leftOf(trace, trace.layers[0]!, 'mean', step, token)
+        strengths.add(strength)
+        const difference = after[step]!.reduce((most, value, i) => {
+          return Math.max(most, Math.abs(value - before[step]![i]!))
+        }, 0)
+        expect([token, step, difference > 1e-6]).toEqual([token, step, strength > 0])
+      }
+    }
+    expect(strengths.size).toBeGreaterThan(1)
+    decoder.dispose()
+  })
+
   test('has every character once, and the surprise that evaluation measures', async () => {
     const decoder = decoderWith('fixed-span', {})
     const before = memory().numTensors
@@ -132,7 +191,7 @@ describe('a trace', () => {
     const F = await whole(decoder, 0, 'F')
     const values = await F.data()
     if (layer!.kind !== 'votes') throw new Error(layer!.kind)
-    expect(layer!.snapshots.length).toBe(Math.ceil(tokens.length / 4))
+    expect(layer!.snapshots.at(-1)!.step).toBe(tokens.length - 1)
     for (const snapshot of layer!.snapshots)
       snapshot.tokens.forEach((token, index) => {
         expect(snapshot.votes[index]).toBeCloseTo(values[snapshot.step * tokens.length + token]!, 1)
@@ -155,13 +214,14 @@ describe('a trace', () => {
     decoder.dispose()
   })
 
-  test('of the Compressive Transformer passes from whole to compressed to gone', async () => {
+  test('of the Compressive Transformer passes from whole to compressed to gone, block by block', async () => {
     const decoder = decoderWith('compressive', { span: 8, rate: 2, compressed: 8 })
     const trace = await traceText(decoder, tokenizer, tokens, block)
-    const states = [8, 9, 24, 25].map(
-      (distance) => leftOf(trace, trace.layers[0]!, 'mean', 50, 50 - distance).state,
+    // The block of step 50 began at 48, with 8 steps and 8 slots of 2 before it.
+    const states = [50, 40, 39, 24, 23].map(
+      (token) => leftOf(trace, trace.layers[0]!, 'mean', 50, token).state,
     )
-    expect(states).toEqual(['held', 'compressed', 'compressed', 'forgotten'])
+    expect(states).toEqual(['held', 'held', 'compressed', 'compressed', 'forgotten'])
     decoder.dispose()
   })
 

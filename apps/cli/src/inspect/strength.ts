@@ -34,11 +34,13 @@ export function leftOf(
     case 'window':
       return ramped(distance <= layer.span ? 1 : 0, `of the last ${layer.span} steps`)
     case 'compressed': {
-      const { span, rate, compressed } = layer
-      if (distance <= span) return ramped(1, `of the last ${span} steps`)
-      if (distance > span + rate * compressed)
-        return ramped(0, `older than ${span} + ${rate} × ${compressed}`)
-      return { strength: 1 / rate, state: 'compressed', detail: `one of ${rate} in a slot` }
+      const { rate, compression, whole, compressed } = layer
+      if (token >= whole[step]!) return ramped(1, 'as it was')
+      if (token < compressed[step]!) return ramped(0, `older than token ${compressed[step]}`)
+      // Which ones those are, no memory says.
+      const detail =
+        compression === 'most-used' ? `the most used stay, one of ${rate}` : `one of ${rate} in a slot`
+      return { strength: 1 / rate, state: 'compressed', detail }
     }
     case 'life': {
       const life = layer.life[token] ?? 0
@@ -49,11 +51,14 @@ export function leftOf(
       return ramped(clamp(1 + (life - distance) / layer.ramp), detail)
     }
     case 'spans': {
-      const { spans, ramp } = layer
+      const { spans, ramp, longest } = layer
       const of = (own: readonly number[]) => own[own.length === 1 ? 0 : step] ?? 0
       const chosen = head === 'mean' || spans.length === 1 ? spans : [spans[head]!]
+      if (distance > longest) return ramped(0, `older than ${longest} steps`)
+      // As Adaptive-Span counts: the nearest step that is attended to is at distance 0.
+      const away = Math.max(0, distance - trace.nearest)
       const strength =
-        chosen.reduce((sum, own) => sum + clamp(1 + (of(own) - distance) / ramp), 0) / chosen.length
+        chosen.reduce((sum, own) => sum + clamp(1 + (of(own) - away) / ramp), 0) / chosen.length
       return ramped(strength, `span ${chosen.map((own) => of(own).toFixed(0)).join(', ')}`)
     }
     case 'votes': {
@@ -66,7 +71,9 @@ export function leftOf(
       const votes = index < 0 ? 0 : snapshot!.votes[index]!
       // F is taken from the logits: attention to the token shrinks by e^-F.
       const strength = Math.exp(-votes)
-      return { strength, state: strength > 0.5 ? 'held' : 'voted down', detail: `F ${votes.toFixed(2)}` }
+      const asOf = snapshot && snapshot.step < step ? ` at step ${snapshot.step}` : ''
+      const detail = `F ${votes.toFixed(2)}${asOf}`
+      return { strength, state: strength > 0.5 ? 'held' : 'voted down', detail }
     }
   }
 }

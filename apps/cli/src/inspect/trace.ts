@@ -12,8 +12,14 @@ import { UsageError } from '../errors'
 export type LayerTrace =
   /** All of the last `span` steps. */
   | { readonly kind: 'window'; readonly span: number }
-  /** The last `span` steps as they were, older ones `rate` to a slot, as many as `compressed` slots hold. */
-  | { readonly kind: 'compressed'; readonly span: number; readonly rate: number; readonly compressed: number }
+  /** Recent tokens as they were, older ones `rate` to a slot; by step, which is the first of either. */
+  | {
+      readonly kind: 'compressed'
+      readonly rate: number
+      readonly compression: string
+      readonly whole: readonly number[]
+      readonly compressed: readonly number[]
+    }
   /** Each token for the life that it predicted, then over a ramp. `gone`: the step after which its slot was freed. */
   | {
       readonly kind: 'life'
@@ -21,8 +27,13 @@ export type LayerTrace =
       readonly life: readonly number[]
       readonly gone: readonly (number | null)[]
     }
-  /** Each head as far back as its span, then over a ramp. One span per head, or one per head and step. */
-  | { readonly kind: 'spans'; readonly ramp: number; readonly spans: readonly (readonly number[])[] }
+  /** Each head as far back as its span, then over a ramp, never beyond `longest`. One span per head, or one per head and step. */
+  | {
+      readonly kind: 'spans'
+      readonly ramp: number
+      readonly longest: number
+      readonly spans: readonly (readonly number[])[]
+    }
   /** What later tokens voted away: F of every token that is held, after some steps. */
   | {
       readonly kind: 'votes'
@@ -40,6 +51,8 @@ export interface Trace {
   readonly format: 'lethe-trace-1'
   readonly method: string
   readonly heads: number
+  /** The least distance that a step attends to: 1 where it does not attend to itself. */
+  readonly nearest: 0 | 1
   /** First tokens that always stay. */
   readonly sinks: number
   /** The text token by token; a character of several bytes stands at its last one. */
@@ -49,10 +62,13 @@ export interface Trace {
   readonly layers: readonly LayerTrace[]
 }
 
-/** Steps between two snapshots of votes. */
+/** Steps between two snapshots of votes; the last step has one, too. */
 const snapshotEvery = 4
 
 interface Collected {
+  /** By step. */
+  whole: number[]
+  compressed: number[]
   life: number[]
   /** By head. */
   spans: number[][]
@@ -74,7 +90,10 @@ export async function traceText(
   if (methods.some(({ name, sinks }) => sinks > 0 && name === 'selective'))
     throw new UsageError('lethe inspect cannot show votes beside sinks: inspect a run without --sinks')
   const collected = methods.map(
-    (): Collected => ({ life: [], spans: [], snapshots: [], gone: [], held: new Set() }),
+    (): Collected => ({
+      ...{ whole: [], compressed: [], life: [], spans: [] },
+      ...{ snapshots: [], gone: [], held: new Set() },
+    }),
   )
   const bits: (number | null)[] = [null]
   await decoder.afterUpdate()
@@ -82,6 +101,10 @@ export async function traceText(
   for (let from = 0; from < tokens.length; from += block) {
     const part = tokens.subarray(from, Math.min(tokens.length, from + block))
     const before = await Promise.all(memory.layers.map((layer) => tokensOf(layer, from)))
+    const last = from + part.length >= tokens.length
+    for (const [index, { name, options }] of methods.entries())
+      if (name === 'compressive')
+        await collectStores(collected[index]!, memory.layers[index]!, options, from, part.length)
     const inputs = tensor2d(part, [1, part.length], 'int32')
     const result = decoder.forward(inputs, memory, { trace: true })
     const logits = (await result.logits.data()) as Float32Array
@@ -89,7 +112,7 @@ export async function traceText(
     for (let i = 0; i < part.length && from + i + 1 < tokens.length; i++)
       bits.push(surprise(logits.subarray(i * vocabulary, (i + 1) * vocabulary), tokens[from + i + 1]!))
     for (const [index, into] of collected.entries())
-      await collect(into, result.trace![index]!, { from, length: part.length, before: before[index]! })
+      await collect(into, result.trace![index]!, { from, length: part.length, last, before: before[index]! })
     dispose([inputs, result.logits, result.penalty, ...result.trace!.map((layer) => Object.values(layer))])
     memory = await decoder.compact(result.memory)
     for (const [index, into] of collected.entries())
@@ -100,6 +123,7 @@ export async function traceText(
     format: 'lethe-trace-1',
     method: methods[0]!.name,
     heads: decoder.config.heads,
+    nearest: decoder.config.attendSelf ? 0 : 1,
     sinks: methods[0]!.sinks,
     texts: textsOf(tokenizer, tokens),
     bits,
@@ -130,9 +154,32 @@ async function tokensOf({ tensors }: LayerMemory, step: number): Promise<(number
   return Array.from(age, (distance, slot) => (valid[slot] === 1 ? step - distance : null))
 }
 
+/** What each step of a block sees of a compressive memory, before the block is read. */
+async function collectStores(
+  into: Collected,
+  { tensors }: LayerMemory,
+  options: Options,
+  from: number,
+  length: number,
+): Promise<void> {
+  const [memory, rate, most] = [options.memory, options.rate, options.compressed] as number[]
+  const places = await Promise.all([tensors.valid!.data(), tensors.compressedValid!.data()])
+  const [recent, condensed] = places.map((valid) => Array.from(valid).filter((one) => one === 1).length)
+  for (let i = 0; i < length; i++) {
+    // As the authors' code has it (overlap), windows move on with the queries; else a block sees all that is there.
+    const moved = options.overlap ? Math.floor(i / rate!) * rate! : 0
+    const whole = options.overlap ? from + i - memory! : from - recent!
+    const compressed = options.overlap ? from + moved - memory! - rate! * most! : whole - rate! * condensed!
+    into.whole.push(Math.max(0, whole))
+    into.compressed.push(Math.max(0, compressed))
+  }
+}
+
 interface ReadBlock {
   readonly from: number
   readonly length: number
+  /** Whether the text ends with it. */
+  readonly last: boolean
   /** Tokens of the slots before the block. */
   readonly before: (number | null)[] | undefined
 }
@@ -140,7 +187,7 @@ interface ReadBlock {
 async function collect(
   into: Collected,
   trace: NamedTensors,
-  { from, length, before }: ReadBlock,
+  { from, length, last, before }: ReadBlock,
 ): Promise<void> {
   if (before) for (let i = 0; i < length; i++) into.held.add(from + i)
   if (trace.F) {
@@ -148,7 +195,7 @@ async function collect(
     const votes = await trace.F.data()
     const tokens = [...before!, ...Array.from({ length }, (_, i) => from + i)]
     for (let i = 0; i < length; i++) {
-      if ((from + i) % snapshotEvery !== 0) continue
+      if ((from + i) % snapshotEvery !== 0 && !(last && i === length - 1)) continue
       const present = tokens.flatMap((token, slot) =>
         token !== null && token <= from + i ? [[token, slot]] : [],
       )
@@ -185,20 +232,21 @@ function noteGone(into: Collected, now: (number | null)[] | undefined, step: num
   }
 }
 
-function layerTrace(name: string, options: Options, { life, spans, snapshots, gone }: Collected): LayerTrace {
+function layerTrace(name: string, options: Options, collected: Collected): LayerTrace {
+  const { whole, compressed, life, spans, snapshots, gone } = collected
   const number = (option: string) => options[option] as number
   const filled = (count: number) => Array.from({ length: count }, (_, token) => gone[token] ?? null)
   switch (name) {
     case 'fixed-span':
       return { kind: 'window', span: number('span') }
     case 'compressive': {
-      const [span, rate, compressed] = [number('memory'), number('rate'), number('compressed')]
-      return { kind: 'compressed', span, rate, compressed }
+      const compression = options.compression as string
+      return { kind: 'compressed', rate: number('rate'), compression, whole, compressed }
     }
     case 'expire-span':
       return { kind: 'life', ramp: number('ramp'), life, gone: filled(life.length) }
     case 'adaptive-span':
-      return { kind: 'spans', ramp: number('ramp'), spans }
+      return { kind: 'spans', ramp: number('ramp'), longest: number('maxSpan'), spans }
     case 'selective': {
       const tokens = 1 + Math.max(...snapshots.flatMap((snapshot) => snapshot.tokens))
       return {

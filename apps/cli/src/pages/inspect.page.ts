@@ -57,7 +57,7 @@ function paint(): void {
     span.style.setProperty('--left', `${Math.round(85 * strength)}%`)
     span.classList.toggle('now', token === step)
   }
-  element('at').textContent = `step ${step} of ${count - 1}; attended to: ${held.toFixed(1)} of ${step + 1}`
+  element('at').textContent = `step ${step} of ${count - 1}; left: ${held.toFixed(1)} of ${step + 1}`
   describe()
 }
 
