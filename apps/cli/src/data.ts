@@ -21,7 +21,7 @@ import {
   type TrainingSource,
 } from '@lethe/trainer'
 import { openText } from '@lethe/trainer/node'
-import { dataFolder, dataSets } from './datasets/sets'
+import { dataFolder, isDataSet } from './datasets/sets'
 import { UsageError } from './errors'
 import type { Given } from './options'
 import { program, relativePath } from './output'
@@ -96,13 +96,13 @@ export function absolute<T extends Given>(given: T): T {
   const named = (tokenizerNames as readonly (string | undefined)[]).includes(tokenizer)
   return {
     ...given,
-    ...(data && { data: data.map((path) => (path in dataSets ? path : resolve(path))) }),
+    ...(data && { data: data.map((path) => (isDataSet(path) ? path : resolve(path))) }),
     ...(tokenizer !== undefined && !named && { tokenizer: resolve(tokenizer) }),
   }
 }
 
 function locate(data: string): string {
-  if (!(data in dataSets)) return resolve(data)
+  if (!isDataSet(data)) return resolve(data)
   const folder = join(resolve(dataFolder()), data)
   if (existsSync(folder)) return folder
   const own = existsSync(data) ? `; for the file or folder of that name, --data ./${data}` : ''

@@ -122,7 +122,9 @@ test.each<[string, number, RegExp]>([
   ],
   ['eval bpe --multiple-choice lines.txt', 1, /line 1 of lines\.txt is no JSON/],
   ['eval bpe --multiple-choice questions.jsonl --buckets', 2, /leave out --buckets/],
-  ['data enwik9', 2, /no data set "enwik9"; did you mean enwik8\?/],
+  ['data enwik9', 2, /no data set "enwik9"; known are .*; did you mean enwik8\?/],
+  ['data constructor', 2, /no data set "constructor"; known are enwik8,/],
+  ['eval bpe --split test --backend cpu', 2, /the text has no part of its own for tests/],
   ['data text8 --from none.zip', 1, /cannot read none\.zip: there is no such file/],
   ['data text8 --only test', 2, /text8 comes in one piece: leave out --only/],
 ])('%s is refused', async (line, code, message) => {

@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import type { CommandLine } from '../command-line'
 import { preparedSet, prepareSet } from '../datasets/prepare'
-import { dataFolder, dataSets, type Part } from '../datasets/sets'
+import { dataFolder, dataSets, isDataSet, type Part } from '../datasets/sets'
 import { UsageError } from '../errors'
 import { bytes, program, StatusLine } from '../output'
 import { suggestion } from '../suggestion'
@@ -16,11 +16,11 @@ export async function dataCommand({ given, positionals }: CommandLine): Promise<
     if (stray) throw new UsageError(`--${stray} needs the name of a set: lethe data NAME --${stray} …`)
     return listSets(cache, given.json ?? false)
   }
-  const set = dataSets[name]
-  if (!set)
+  if (!isDataSet(name))
     throw new UsageError(
-      `there is no data set "${name}"${suggestion(name, Object.keys(dataSets), '')}; known are ${Object.keys(dataSets).join(', ')}`,
+      `there is no data set "${name}"; known are ${Object.keys(dataSets).join(', ')}${suggestion(name, Object.keys(dataSets), '')}`,
     )
+  const set = dataSets[name]!
   if (given.only && set.kind !== 'bucket')
     throw new UsageError(`${name} comes in one piece: leave out --only`)
   const status = new StatusLine(process.stderr)

@@ -173,7 +173,8 @@ const evaluated = (config: Given, given: Given): Given => ({
 
 function partOf({ text }: RunData, split: TextPart = 'validation'): TextSource {
   const part = text![split]
-  if (!part)
+  // A folder may have parts, and none for tests.
+  if (!part || (split === 'test' && part.length === 0))
     throw new UsageError(
       'the text has no part of its own for tests: leave out --split, or give one with --data',
     )

@@ -134,6 +134,8 @@ export const dataSets: Readonly<Record<string, DataSet>> = {
   },
 }
 
+export const isDataSet = (name: string): boolean => Object.hasOwn(dataSets, name)
+
 /** Where data sets are kept: LETHE_DATA, or `lethe/data` in the user's folder for what can be had again. */
 export function dataFolder(): string {
   const { LETHE_DATA, LOCALAPPDATA, XDG_CACHE_HOME } = process.env
