@@ -1,9 +1,10 @@
 /** lethe compare as a user runs it: the whole way, killed and resumed, with a run that fails, with wrong input. */
-import { execFile, spawn } from 'node:child_process'
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFile, execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { chromiumPath, inPage } from '../../../tools/chromium.mjs'
 import type { EqualQuality, RunResult } from './compare/results'
 import { temporaryFolder } from './temporary-folder'
 
@@ -73,8 +74,10 @@ describe('a comparison', () => {
     child.kill('SIGKILL')
     await ended
     expect(existsSync(join(folder, 'killed', 'results.json'))).toBe(false)
-    const { code, stderr } = await lethe('--resume', 'killed')
+    const { code, stdout, stderr } = await lethe('--resume', 'killed')
     expect([code, stderr]).toEqual([0, ''])
+    // One of the five runs was there.
+    expect(Number(/^(\d+) % · ETA/m.exec(stdout)![1])).toBeGreaterThanOrEqual(20)
     expect(quality('killed')).toEqual(quality('whole'))
   }, 120_000)
 
@@ -149,7 +152,96 @@ describe('a comparison', () => {
     expect(stdout).toMatch(/^selective +8 +failed: /m)
     expect(readFileSync(join(folder, 'failing', 'report.html'), 'utf8')).toContain('class="failed"')
   }, 60_000)
+
+  test('on a full disk has its table, says what is not kept, and goes on when there is room', async ({
+    skip,
+  }) => {
+    const disk = join(folder, 'disk')
+    mkdirSync(disk)
+    try {
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', disk], { stdio: 'ignore' })
+    } catch {
+      skip('no right to mount')
+    }
+    try {
+      const out = join('disk', 'full')
+      const one = [...options, '--methods', 'fixed-span', '--budgets', '8', '--steps', '5', '--json']
+      const whole = await lethe(...one, '--out', out)
+      expect([whole.code, whole.stderr]).toEqual([0, ''])
+      const { rows, report } = JSON.parse(whole.stdout)
+      expect([rows.length, report]).toEqual([1, join(out, 'report.html')])
+      for (const name of ['results.json', 'report.html']) rmSync(join(folder, out, name))
+      expect(() => writeFileSync(join(disk, 'filler'), Buffer.alloc(2 ** 21))).toThrow('ENOSPC')
+      const full = await lethe('--resume', out)
+      expect(full.code).toBe(1)
+      expect(full.stdout).toMatch(/^fixed-span +8 +8\.0/m)
+      const problems = full.stderr.trim().split('\n')
+      expect(problems).toHaveLength(2)
+      expect(problems[0]).toMatch(
+        /^lethe: cannot write to disk\/full\/results\.json: the disk is full.*--resume disk\/full$/,
+      )
+      rmSync(join(disk, 'filler'))
+      expect(await lethe('--resume', out)).toMatchObject({ code: 0, stderr: '' })
+      expect(results(out).rows).toEqual(rows)
+    } finally {
+      execFileSync('umount', [disk])
+    }
+  }, 120_000)
 })
+
+test.skipIf(!chromiumPath)(
+  'pages fit phones and desktops, without errors and without the network',
+  async () => {
+    const pages = ['whole', 'tasks', 'failing'].map((out) => join(folder, out, 'report.html'))
+    for (const method of ['compressive', 'selective']) {
+      const run = join(folder, 'whole', 'runs', `${method}-8-seed0`)
+      execFileSync(process.execPath, [main, 'inspect', run, '--backend', 'cpu'], { env, stdio: 'ignore' })
+      pages.push(join(run, 'inspect.html'))
+    }
+    await inPage('about:blank', 'document', async (_, browser) => {
+      for (const path of pages) {
+        expect(statSync(path).size).toBeLessThan(3e6)
+        for (const width of [390, 1280])
+          for (const colorScheme of ['light', 'dark'] as const) {
+            const viewport = { width, height: 800 }
+            const tab = await browser.newPage({ viewport, colorScheme, offline: true })
+            const trouble: string[] = []
+            tab.on('console', (message) => trouble.push(message.text()))
+            tab.on('pageerror', (error) => trouble.push(String(error)))
+            tab.on('request', (request) => {
+              if (!/^(file|data):/.test(request.url())) trouble.push(request.url())
+            })
+            await tab.goto(pathToFileURL(path).href)
+            const report = path.endsWith('report.html')
+            await tab.waitForSelector(report ? '.chart polyline' : '#text span', { state: 'attached' })
+            const cut = await tab.evaluate(() => {
+              const page = document.documentElement
+              const texts = [...document.querySelectorAll('h1, svg text, .legend, .controls')]
+              const outside = texts.filter((text) => {
+                const { left, right } = text.getBoundingClientRect()
+                return left < 0 || right > page.clientWidth
+              })
+              return [page.scrollWidth - page.clientWidth, ...outside.map((text) => text.textContent)]
+            })
+            expect([path, width, colorScheme, trouble, cut]).toEqual([path, width, colorScheme, [], [0]])
+            if (report) {
+              const charts = await tab.locator('.chart').count()
+              expect(await tab.locator('.chart:has(polyline, circle)').count()).toBe(charts)
+            } else {
+              await tab.locator('#step').fill('3')
+              expect(await tab.locator('#at').textContent()).toBe('step 3 of 203; left: 4.0 of 4')
+              await tab.locator('#text span').nth(2).hover()
+              expect(await tab.locator('#says').textContent()).toMatch(
+                /^token 2 "t" · .* bits · 1 steps ago · held/,
+              )
+            }
+            await tab.close()
+          }
+      }
+    })
+  },
+  120_000,
+)
 
 describe('wrong input', () => {
   test.each([

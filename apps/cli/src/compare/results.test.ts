@@ -5,6 +5,7 @@ import {
   doubt,
   type EqualQualities,
   equalQuality,
+  paretoFront,
   type RunResult,
   rowsOf,
   spreadOf,
@@ -61,6 +62,30 @@ test('worlds are compared by the episodes solved, more is better, and tables hav
   expect(first).toMatch(/^portal +fixed-span +64 +64\.0 +75\.0 % +50\.0 % +100\.0 % +1\.250 /)
   const text = tableOf(rowsOf([run('fixed-span', 8, 0, 2)]))[0]
   expect(text).toMatch(/mean slots +attended +bits\/byte +memory/)
+})
+
+test('the Pareto front has the rows that none with as little memory beats, whichever way quality is counted', () => {
+  const rows = rowsOf([
+    run('fixed-span', 8, 0, 3),
+    run('fixed-span', 32, 0, 2.5),
+    run('selective', 16, 0, 3.1),
+    run('selective', 32, 0, 2, 20),
+    run('expire-span', 8, 0, 2.9),
+    run('expire-span', 64, 0, 1.9),
+    failed,
+  ])
+  const front = paretoFront(rows, ({ slots }) => slots.mean)
+  expect(front.map(({ method, budget }) => [method, budget])).toEqual([
+    ['expire-span', 8],
+    ['selective', 32],
+    ['expire-span', 64],
+  ])
+  const answers = ([8, 16, 32] as const).map((budget, index) => {
+    const { figures, ...rest } = run('fixed-span', budget, 0, 0)
+    return { ...rest, figures: { ...figures!, accuracy: [0.5, 0.4, 0.9][index]! } as Figures }
+  })
+  const best = paretoFront(rowsOf(answers), ({ memoryBytes }) => memoryBytes.mean)
+  expect(best.map(({ budget }) => budget)).toEqual([8, 32])
 })
 
 test('the deviation is that of a sample, and there is none of one value', () => {

@@ -198,6 +198,20 @@ export function equalQuality(rows: readonly Row[], within: number): EqualQualiti
   })
 }
 
+/** The rows that no other one beats, by their means: none has as little memory and more quality. From the least memory up. */
+export function paretoFront(rows: readonly Row[], memory: (row: Row) => number): Row[] {
+  const worse = (row: Row) => qualityIn(row).quality.worse * qualityIn(row).spread.mean
+  const sorted = rows
+    .filter(({ seeds }) => seeds > 0)
+    .sort((a, b) => memory(a) - memory(b) || worse(a) - worse(b))
+  let best = Number.POSITIVE_INFINITY
+  return sorted.filter((row) => {
+    const better = worse(row) < best
+    if (better) best = worse(row)
+    return better
+  })
+}
+
 /** A warning where the reference is none: the full model can only be worse for want of training. */
 export function doubt({ reference, better }: EqualQualities): string | undefined {
   if (!better) return undefined

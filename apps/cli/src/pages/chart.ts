@@ -18,6 +18,10 @@ export interface Series {
   /** Dots at the points; default: only a line. */
   readonly dots?: boolean
   readonly dashed?: boolean
+  /** From 0 to 1: default 1. */
+  readonly opacity?: number
+  /** A broad band behind the lines; give such series first. */
+  readonly band?: boolean
 }
 
 export interface Axis {
@@ -33,7 +37,7 @@ export interface ChartOptions {
 }
 
 const height = 280
-const margin = { left: 56, right: 12, top: 10, bottom: 40 }
+const margin = { left: 64, right: 12, top: 10, bottom: 40 }
 
 /** Draws into `container`, with a legend whose entries hide and show their series. */
 export function drawChart(container: HTMLElement, options: ChartOptions): void {
@@ -42,13 +46,14 @@ export function drawChart(container: HTMLElement, options: ChartOptions): void {
   legend.className = 'legend'
   const plot = document.createElement('div')
   plot.className = 'chart'
-  const names = [...new Set(options.series.map(({ name }) => name))]
+  const drawn = options.series.filter(({ points }) => points.length > 0)
+  const names = [...new Set(drawn.map(({ name }) => name))]
   for (const name of names) {
     const button = document.createElement('button')
     button.type = 'button'
     button.setAttribute('aria-pressed', 'true')
     const dot = document.createElement('i')
-    dot.style.background = options.series.find((one) => one.name === name)!.colour
+    dot.style.background = drawn.find((one) => one.name === name)!.colour
     button.append(dot, name)
     button.onclick = () => {
       if (!hidden.delete(name)) hidden.add(name)
@@ -59,7 +64,7 @@ export function drawChart(container: HTMLElement, options: ChartOptions): void {
   }
   container.append(legend, plot)
   const redraw = () => {
-    const shown = options.series.filter(({ name }) => !hidden.has(name))
+    const shown = drawn.filter(({ name }) => !hidden.has(name))
     plot.replaceChildren()
     if (plot.clientWidth > 0) drawPlot(plot, { ...options, series: shown })
   }
@@ -119,26 +124,30 @@ function drawPlot(plot: HTMLElement, { x, y, series }: ChartOptions): void {
   svg.append(
     create(
       'text',
-      { x: 12, y: middle, 'text-anchor': 'middle', transform: `rotate(-90 12 ${middle})` },
+      { x: 10, y: middle, 'text-anchor': 'middle', transform: `rotate(-90 10 ${middle})` },
       y.label,
     ),
   )
   for (const one of series) {
     const line = one.points.map((point) => `${across.place(point.x)},${up.place(point.y)}`).join(' ')
-    svg.append(
+    const { opacity = 1 } = one
+    const group = create('g', { opacity: one.band ? opacity / 4 : opacity })
+    svg.append(group)
+    group.append(
       create('polyline', {
         points: line,
         fill: 'none',
         stroke: one.colour,
-        'stroke-width': 2,
+        'stroke-width': one.band ? 14 : 2,
         'stroke-linejoin': 'round',
+        'stroke-linecap': 'round',
         ...(one.dashed && { 'stroke-dasharray': '5 4', 'stroke-opacity': 0.6 }),
       }),
     )
     for (const point of one.points) {
       const at = across.place(point.x)
       if (point.low !== undefined && point.high !== undefined)
-        svg.append(
+        group.append(
           create('line', {
             x1: at,
             x2: at,
@@ -149,7 +158,9 @@ function drawPlot(plot: HTMLElement, { x, y, series }: ChartOptions): void {
           }),
         )
       if (one.dots || one.points.length === 1)
-        svg.append(create('circle', { cx: at, cy: up.place(point.y), r: 4.5, fill: one.colour }))
+        group.append(
+          create('circle', { cx: at, cy: up.place(point.y), r: one.band ? 9 : 4.5, fill: one.colour }),
+        )
     }
   }
   pointAt(plot, svg, { x, y, series }, across, up)
@@ -178,7 +189,8 @@ function pointAt(
       for (const point of points) {
         const [left, top] = [across.place(point.x), up.place(point.y)]
         const distance = Math.hypot(left - (clientX - box.left), top - (clientY - box.top))
-        if (distance >= least) continue
+        // Of several in one place, the one on top.
+        if (distance > least) continue
         least = distance
         tip.textContent = [
           name,
@@ -197,8 +209,13 @@ function scaleOf(values: readonly number[], from: number, to: number, log = fals
   const forward = log ? Math.log2 : (value: number) => value
   let least = Math.min(...values)
   let greatest = Math.max(...values)
-  if (least === greatest) {
-    const around = log ? least / 2 : Math.abs(least) / 10 || 1
+  if (log && greatest < 2 * least) {
+    // What is nearly the same shall look so.
+    const middle = Math.sqrt(least * greatest)
+    least = middle / 2
+    greatest = middle * 2
+  } else if (least === greatest) {
+    const around = Math.abs(least) / 10 || 1
     least -= around
     greatest += around
   }

@@ -52,8 +52,9 @@ const style = `
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.25rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 0 0 .25rem; }
+.task { font-size: 1.3rem; margin: 3rem 0 .75rem; }
 p { margin: .25rem 0 1rem; max-width: 65ch; }
 .quiet { color: var(--quiet); font-size: .875rem; }
 section { margin: 2rem 0; min-width: 0; }

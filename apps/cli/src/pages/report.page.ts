@@ -6,10 +6,12 @@ import {
   type Comparison,
   type CurvePoint,
   nameOf,
+  paretoFront,
   qualityIn,
   type Row,
   type RunResult,
 } from '../compare/results'
+import { bytes } from '../output'
 import { type Axis, type ChartOptions, drawChart, type Point, type Series } from './chart'
 
 const { comparison, rows } = JSON.parse(document.getElementById('data')!.textContent!) as {
@@ -18,7 +20,10 @@ const { comparison, rows } = JSON.parse(document.getElementById('data')!.textCon
 }
 const methods = [...new Set(comparison.runs.map(({ method }) => method))]
 const colourOf = (method: string) => `var(--series-${methods.indexOf(method) % 6})`
-const several = new Set(comparison.runs.map(({ budget }) => budget)).size > 1
+const budgets = [...new Set(comparison.runs.map(({ budget }) => budget))].sort((a, b) => a - b)
+/** Lines of smaller budgets are paler. */
+const opacityOf = (budget: number) =>
+  budgets.length > 1 ? 0.35 + (0.65 * budgets.indexOf(budget)) / (budgets.length - 1) : 1
 
 const short = (value: number) =>
   value >= 1e9
@@ -52,9 +57,13 @@ function charts(
     if (place) drawChart(place, options)
   }
 
-  /** A row's quality with its spread, over whichever figure stands for its memory. */
-  const front = (read: (row: Row) => number): Series[] =>
-    [...new Map(own.map((row) => [nameOf(row), row])).values()].map(({ method, trainedBudget }) => ({
+  /** A row's quality with its spread, over whichever figure stands for its memory; the best of all behind them. */
+  const front = (read: (row: Row) => number): Series[] => [
+    {
+      ...{ name: 'Pareto front', colour: 'var(--quiet)', band: true },
+      points: paretoFront(own, read).map((row) => ({ x: read(row), y: qualityIn(row).spread.mean })),
+    },
+    ...[...new Map(own.map((row) => [nameOf(row), row])).values()].map(({ method, trainedBudget }) => ({
       name: nameOf({ method, ...(trainedBudget !== undefined && { trainedBudget }) }),
       colour: colourOf(method),
       dots: true,
@@ -71,7 +80,8 @@ function charts(
           }
         })
         .sort((a, b) => a.x - b.x),
-    }))
+    })),
+  ]
 
   /** One line for each run. */
   const lines = (
@@ -82,9 +92,10 @@ function charts(
     chosen.map((run) => ({
       name: nameOf(run),
       colour: colourOf(run.method),
+      opacity: opacityOf(run.budget),
       points: points(run).map((point) => ({
         ...point,
-        label: `${several ? `budget ${run.budget}, ` : ''}seed ${run.seed}`,
+        label: `${budgets.length > 1 ? `budget ${run.budget}, ` : ''}seed ${run.seed}`,
       })),
       ...more,
     }))
@@ -113,7 +124,7 @@ function charts(
     series: front((row) => row.slots.mean),
   })
   chart('front-bytes', {
-    x: { label: 'bytes of memory per stream', log: true, format: short },
+    x: { label: 'memory per stream', log: true, format: bytes },
     y,
     series: front((row) => row.memoryBytes.mean),
   })

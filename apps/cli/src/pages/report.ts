@@ -25,7 +25,8 @@ export function reportPage(comparison: Comparison, within: number): string {
         ? `${names.length} files`
         : names.join(', ')
   const { machine } = comparison
-  const acts = rows.every(({ bitsPerByte, accuracy }) => !bitsPerByte && !accuracy)
+  const done = rows.filter(({ seeds }) => seeds > 0)
+  const acts = done.length > 0 && done.every(({ solved }) => solved)
   const legend = acts
     ? 'Solved: of the episodes of an evaluation. Mean slots are held by those under way (mean over layers and steps).'
     : 'Mean slots are held (mean over layers and blocks); attended: what a step looks at, mean over heads.'
@@ -36,8 +37,8 @@ export function reportPage(comparison: Comparison, within: number): string {
     data: { comparison, rows },
     body: [
       `<h1>Which forgetting method, with what memory</h1>`,
-      `<p class="quiet">${escaped(subject)}; ${escaped(String(comparison.options.steps))} steps; ${escaped(comparison.backend)} on ${escaped(machine.processor)}, ` +
-        `${machine.cores} cores, Node ${escaped(machine.node)}; ${escaped(comparison.date.slice(0, 16).replace('T', ' '))} UTC</p>`,
+      `<p class="quiet">${escaped(subject)}; ${escaped(String(comparison.options.steps))} steps; ${comparison.backend && `${escaped(comparison.backend)} on `}${escaped(machine.processor)}, ` +
+        `${machine.cores} cores, Node ${escaped(machine.node)}; ${escaped(comparison.date.slice(0, 16).replace('T', ' '))}&nbsp;UTC</p>`,
       answers(rows, within),
       `<section class="scroll">${table(rows)}<p class="quiet">${legend}${pruned ? ' A budget of a larger one: models of that, measured with a smaller one.' : ''}</p></section>`,
       ...tasks.flatMap(([task, own], index) => charts(task, own, index)),
@@ -52,6 +53,7 @@ function charts(task: string | undefined, rows: readonly Row[], index: number): 
     `<section><h2>${title}</h2><p class="quiet">${what}</p><div id="${id}-${index}"></div></section>`
   const done = rows.find(({ seeds }) => seeds > 0)
   if (!done) return []
+  const paler = new Set(rows.map(({ budget }) => budget)).size > 1 ? ' Paler: smaller budgets.' : ''
   const { quality } = qualityIn(done)
   const corner = quality.worse === 1 ? 'Lower left' : 'Upper left'
   const acts = quality.parts === 'episodes'
@@ -66,24 +68,30 @@ function charts(task: string | undefined, rows: readonly Row[], index: number): 
     section(
       'front-slots',
       'Quality for memory',
-      `${corner} is better. Bars: one standard deviation over seeds.`,
+      `${corner} is better. Bars: one standard deviation over seeds. Grey: the Pareto front, where nothing else is better with as little.`,
     ),
     section('front-bytes', 'Quality for bytes', 'What one stream’s memory takes at most.'),
-    section('by-step', 'Learning', curves),
+    section('by-step', 'Learning', curves + paler),
     section(
       'by-time',
       'Learning, by the clock',
-      'Runs side by side share the machine; ms per block in the table were taken alone.',
+      `Runs side by side share the machine; ms per block in the table were taken alone.${paler}`,
     ),
     ...(acts
-      ? [section('slots-over-time', 'Slots held', 'By steps of the episode, in those that last so long.')]
+      ? [
+          section(
+            'slots-over-time',
+            'Slots held',
+            `By steps of the episode, in those that last so long.${paler}`,
+          ),
+        ]
       : [
           section(
             'by-position',
             'What memory is worth',
-            `Validation: ${quality.label} by how many tokens of the stream were read before.`,
+            `Validation: ${quality.label} by how many tokens of the stream were read before.${paler}`,
           ),
-          section('slots-over-time', 'Slots held', 'While the validation part is read.'),
+          section('slots-over-time', 'Slots held', `While the validation part is read.${paler}`),
         ]),
     '</div>',
   ]
@@ -128,14 +136,16 @@ function spans(task: string | undefined, { runs }: Comparison): string {
   const acts = done.some(({ figures }) => figures!.solved !== undefined)
   const most = Math.max(...done.flatMap(({ figures }) => figures!.layers.flatMap(({ attended }) => attended)))
   const methods = [...new Set(done.map(({ method }) => method))]
-  const tables = methods.map((method, index) => {
+  // Colours as in the charts.
+  const all = [...new Set(runs.map(({ method }) => method))]
+  const tables = methods.map((method) => {
     const own = done.filter((run) => run.method === method)
     const budget = Math.max(...own.map((run) => run.budget))
     const { figures, seed } = own.find((run) => run.budget === budget)!
     const body = figures!.layers.map(({ attended }, layer) => {
       const cells = attended.map((value) => {
         const width = (4 * value) / most
-        return `<td><span class="bar" style="width:${width.toFixed(2)}rem;background:var(--series-${index % 6})"></span>${value.toFixed(0)}</td>`
+        return `<td><span class="bar" style="width:${width.toFixed(2)}rem;background:var(--series-${all.indexOf(method) % 6})"></span>${value.toFixed(0)}</td>`
       })
       return `<tr><td>layer ${layer}</td>${cells.join('')}</tr>`
     })
