@@ -1,5 +1,5 @@
 /** Node: Dawn for WebGPU, the TensorFlow addons, and nothing that a browser could not do without. */
-import { packageError } from './errors'
+import { BackendError, messageOf, packageError } from './errors'
 import { canLink } from './link'
 import { loadTensorflow } from './tensorflow'
 import { type BackendOptions, type Platform, threadsFor } from './types'
@@ -69,7 +69,14 @@ export const nodePlatform: Platform = {
       Object.defineProperty(globalThis, 'navigator', { value: {}, configurable: true, writable: true })
       navigatorIsOurs = true
     }
-    const gpu = dawn.create([...(options.dawn ?? [])])
+    let gpu: unknown
+    try {
+      gpu = dawn.create([...(options.dawn ?? [])])
+    } catch (cause) {
+      const problem = `Dawn does not take the settings ${JSON.stringify(options.dawn)}: ${messageOf(cause)}.`
+      const fix = "Give each as 'key=value', such as dawn: ['backend=vulkan']."
+      throw new BackendError('invalid-option', 'webgpu', problem, fix, { cause })
+    }
     Object.defineProperty(globalThis.navigator, 'gpu', { value: gpu, configurable: true })
     gpuIsOurs = true
   },
@@ -126,7 +133,17 @@ async function expectGpu(): Promise<void> {
  * linker first. Chromium brings a loader beside its software driver; once loaded, Dawn finds it by its name.
  */
 async function prepareVulkan({ softwareVulkan, dawn }: BackendOptions): Promise<void> {
-  if (softwareVulkan !== undefined && !(await mayHaveGpu())) process.env.VK_ICD_FILENAMES ??= softwareVulkan
+  if (softwareVulkan !== undefined && process.env.VK_ICD_FILENAMES === undefined && !(await mayHaveGpu())) {
+    const { existsSync } = await import('node:fs')
+    if (!existsSync(softwareVulkan))
+      throw new BackendError(
+        'invalid-option',
+        'webgpu',
+        `There is no software Vulkan driver at ${softwareVulkan} (softwareVulkan).`,
+        'Name the .json file of one: Debian’s package chromium has /usr/lib/chromium/vk_swiftshader_icd.json.',
+      )
+    process.env.VK_ICD_FILENAMES = softwareVulkan
+  }
   const elsewhere = dawn?.some((setting) => setting.startsWith('backend=') && setting !== 'backend=vulkan')
   if (process.platform !== 'linux' || elsewhere || canLink('libvulkan.so.1')) return
   if (softwareVulkan !== undefined) {

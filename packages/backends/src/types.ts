@@ -9,7 +9,7 @@ export type BackendRequest = 'auto' | BackendName
 
 export const backendRequests: readonly BackendRequest[] = ['auto', 'webgpu', 'tensorflow', 'wasm', 'cpu']
 
-/** Where tfjs finds its wasm files: a folder (ending in a slash), or one address per file. */
+/** Where tfjs finds its wasm files: a folder, or one address per file. */
 export type WasmPaths = string | Record<WasmFile, string>
 
 export type WasmFile =

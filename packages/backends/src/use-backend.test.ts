@@ -1,4 +1,7 @@
 /** Which backend is chosen, and what is said where one cannot be had. Packages and adapters are imitated. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import * as tf from '@tensorflow/tfjs-core'
 import { afterEach, expect, test, vi } from 'vitest'
 import { BackendError } from './errors'
@@ -20,7 +23,11 @@ const notInstalled = (name: string) => async () => {
   })
 }
 
-const devices: { listeners: ((event: { error: unknown }) => void)[]; lose: (loss: unknown) => void }[] = []
+const devices: {
+  listeners: ((event: { error: unknown }) => void)[]
+  lose: (loss: unknown) => void
+  destroy: () => void
+}[] = []
 
 /** navigator.gpu with one adapter of this description. */
 function imitatedGpu(info: AdapterDescription | null) {
@@ -35,12 +42,13 @@ function imitatedGpu(info: AdapterDescription | null) {
           lose = resolve
         })
         const listeners: ((event: { error: unknown }) => void)[] = []
-        devices.push({ listeners, lose })
+        const destroy = vi.fn()
+        devices.push({ listeners, lose, destroy })
         return {
           lost,
           addEventListener: (_: string, listener: (event: { error: unknown }) => void) =>
             listeners.push(listener),
-          destroy() {},
+          destroy,
         }
       },
     }
@@ -143,6 +151,91 @@ test('auto never takes a software GPU, and says so; asked for by name it is take
   expect(info.skipped[1]).toMatchObject({ name: 'webgpu', reason: expect.stringContaining('swiftshader') })
   expect(await useBackend('webgpu')).toMatchObject({ name: 'webgpu', software: true })
   expect((await useBackend('auto')).name).toBe('wasm') // although it runs by now
+  const { length } = devices
+  expect(devices.at(-1)!.destroy).not.toHaveBeenCalled()
+  expect((await useBackend('webgpu')).name).toBe('webgpu')
+  expect(devices).toHaveLength(length) // and it goes on, on the same device
+  await backends!.disposeBackend()
+  expect(devices.at(-1)!.destroy).toHaveBeenCalledOnce()
+})
+
+test('WebGPU that fails behind its device leaves nothing of it', async () => {
+  const failing = class extends ImitatedBackend {
+    constructor() {
+      super()
+      throw new Error('out of memory')
+    }
+  }
+  const releaseGpu = vi.fn()
+  const packages = { '@tensorflow/tfjs-backend-webgpu': async () => ({ WebGPUBackend: failing }) }
+  const error = await failure(start({ ...platformWith(packages, hardware), releaseGpu }).useBackend('webgpu'))
+  expect(error).toMatchObject({ reason: 'failed', message: expect.stringContaining('out of memory') })
+  expect(devices.at(-1)!.destroy).toHaveBeenCalledOnce()
+  expect(releaseGpu).toHaveBeenCalledOnce()
+  expect(tf.findBackendFactory('webgpu')).toBeFalsy()
+})
+
+test('wasm files that are not there, or something else, are refused before tfjs sees them; right ones then work', async () => {
+  const spies = (['log', 'warn', 'error'] as const).map((method) => vi.spyOn(console, method))
+  const folder = mkdtempSync(join(tmpdir(), 'lethe-wasm-'))
+  writeFileSync(join(folder, 'tfjs-backend-wasm-simd.wasm'), '<!doctype html><title>Not found</title>')
+  const { useBackend } = start(platformWith({}))
+  for (const threads of [1, 2]) {
+    const page = await failure(useBackend('wasm', { wasmPaths: folder, threads }))
+    expect(page).toMatchObject({
+      reason: 'failed',
+      backend: 'wasm',
+      fix: expect.stringContaining('wasmPaths'),
+    })
+    expect(page.message).toMatch(/tfjs-backend-wasm-simd\.wasm is no wasm module.*<!doctype html>/)
+    const absent = await failure(useBackend('wasm', { wasmPaths: '/absent', threads }))
+    expect(absent.message).toContain(
+      "ENOENT: no such file or directory, open '/absent/tfjs-backend-wasm-simd.wasm'",
+    )
+  }
+  rmSync(folder, { recursive: true })
+  const incomplete = { 'tfjs-backend-wasm.wasm': 'x' } as never
+  expect(await failure(useBackend('wasm', { wasmPaths: incomplete }))).toMatchObject({
+    reason: 'invalid-option',
+    message: expect.stringMatching(/no address of tfjs-backend-wasm-simd\.wasm, .*threaded/),
+  })
+  expect((await useBackend('wasm')).name).toBe('wasm')
+  for (const spy of spies) expect(spy).not.toHaveBeenCalled()
+  vi.restoreAllMocks()
+})
+
+test('a start of wasm that failed inside tfjs is not repeated, which tfjs would never answer', async () => {
+  await import('@tensorflow/tfjs-backend-wasm')
+  const entry = tf.engine().registryFactory.wasm!
+  const { factory } = entry
+  entry.factory = () => Promise.reject({ message: 'aborted' })
+  try {
+    const { useBackend } = start(platformWith({}))
+    expect((await failure(useBackend('wasm'))).message).toContain("Backend 'wasm' did not start: aborted.")
+    entry.factory = () => new Promise(() => {})
+    expect(await failure(useBackend('wasm'))).toMatchObject({
+      reason: 'failed',
+      message: expect.stringMatching(/tries once only.*aborted.*start the program anew/),
+    })
+  } finally {
+    entry.factory = factory
+  }
+})
+
+test('an engine that gives no large shared memory computes in one thread, and says so', async () => {
+  class Refused extends WebAssembly.Memory {
+    constructor(given: WebAssembly.MemoryDescriptor) {
+      if (given.shared) throw new RangeError('could not allocate memory')
+      super(given)
+    }
+  }
+  vi.spyOn(WebAssembly, 'Memory').mockImplementation(Refused)
+  const { useBackend } = start(platformWith({}))
+  const info = await useBackend('wasm', { threads: 2 })
+  vi.restoreAllMocks()
+  expect(info).toMatchObject({ threads: 1, singleThread: expect.stringContaining('no memory of 4 GB') })
+  const x = tf.ones([40, 40])
+  expect(tf.tidy(() => tf.matMul(x, x)).dataSync()[0]).toBe(40)
 })
 
 test('auto goes on to wasm, and without that package to cpu', async () => {

@@ -47,8 +47,30 @@ const wasmFix =
 
 /** One address per file. tfjs would go on using those that it was given before, where it is given a folder. */
 function filesAt(paths: WasmPaths): Record<WasmFile, string> {
-  if (typeof paths !== 'string') return paths
-  return Object.fromEntries(wasmFiles.map((file) => [file, paths + file])) as Record<WasmFile, string>
+  if (typeof paths === 'string') {
+    const folder = /[/\\]$/.test(paths) ? paths : `${paths}/`
+    return Object.fromEntries(wasmFiles.map((file) => [file, folder + file])) as Record<WasmFile, string>
+  }
+  const missing = wasmFiles.filter((file) => typeof paths[file] !== 'string')
+  if (missing.length === 0) return paths
+  const problem = `wasmPaths gives no address of ${missing.join(', ')}.`
+  throw new BackendError('invalid-option', 'wasm', problem, wasmFix)
+}
+
+/** What is said of all later starts of wasm: tfjs then refuses other addresses, and is silent about another failure. */
+function triedOnce(cause: unknown): BackendError {
+  const problem = `tfjs could not start its wasm backend, and tries once only. ${messageOf(cause)}`
+  const fix = 'Then start the program anew, or load the page again.'
+  return new BackendError('failed', 'wasm', problem, fix, { cause })
+}
+
+/** Whether threads can share a memory as large as the module of tfjs declares; some phones do not give it. */
+function sharesFourGigabytes(): boolean {
+  try {
+    return new WebAssembly.Memory({ initial: 1, maximum: 65536, shared: true }).buffer.byteLength > 0
+  } catch {
+    return false
+  }
 }
 
 /** The two public functions, for one platform. */
@@ -56,6 +78,7 @@ export function createBackends(platform: Platform): Backends {
   /** What runs now, and what was said about it. */
   const running = new Map<BackendName, BackendInfo>()
   let device: OpenDevice | undefined
+  let wasmFailure: BackendError | undefined
 
   async function load(backend: BackendName, packageName: string): Promise<unknown> {
     const load = platform.packages[packageName]
@@ -66,16 +89,18 @@ export function createBackends(platform: Platform): Backends {
     }
   }
 
-  /**
-   * tfjs's module for one thread, with a memory that threads can share.
-   * @returns its address; undefined where there can be none
-   */
-  async function shareWasm(file: string): Promise<string | undefined> {
+  /** One of tfjs's modules. What is wrong with it is found here: tfjs prints it, or waits for ever. */
+  async function readWasm(file: string): Promise<Uint8Array<ArrayBuffer>> {
+    const refuse = (problem: string, cause?: unknown) =>
+      new BackendError('failed', 'wasm', problem, wasmFix, { cause })
     const content = await platform.readWasm(file).catch((cause) => {
-      const problem = `The wasm file of tfjs cannot be read: ${messageOf(cause)}.`
-      throw new BackendError('failed', 'wasm', problem, wasmFix, { cause })
+      throw refuse(`The wasm file of tfjs cannot be read: ${messageOf(cause)}.`, cause)
     })
-    return platform.addressOf(shareMemory(content))
+    if (WebAssembly.validate(content)) return content
+    const start = new TextDecoder().decode(content.subarray(0, 20)).trim()
+    throw refuse(
+      `What is at ${file} is no wasm module, or not a whole one (${content.length} bytes, from "${start}" on).`,
+    )
   }
 
   /** Starts a registered backend and makes it the current one. */
@@ -108,6 +133,7 @@ export function createBackends(platform: Platform): Backends {
     },
 
     async wasm(options) {
+      if (wasmFailure !== undefined) throw wasmFailure
       if (typeof WebAssembly === 'undefined') {
         throw new BackendError(
           'unsupported',
@@ -128,17 +154,25 @@ export function createBackends(platform: Platform): Backends {
       // tfjs's own build with threads starts its workers from the text of a function, which minifiers break, and then
       // waits for them for ever. Its build for one thread, in a memory that can be shared, serves our threads.
       tf.env().set('WASM_HAS_MULTITHREAD_SUPPORT', false)
+      const asksForThreads = wanted > 1 && platform.sharesMemory
+      const shares = asksForThreads && sharesFourGigabytes()
       let shared: string | undefined
-      if (paths !== undefined) {
-        const files = filesAt(paths)
-        if (wanted > 1 && platform.sharesMemory)
-          shared = await shareWasm(files['tfjs-backend-wasm-simd.wasm'])
-        if (shared === undefined) wasm.setWasmPaths(files, false)
-        else wasm.setWasmPaths({ ...files, 'tfjs-backend-wasm-simd.wasm': shared }, true)
-      }
-      await activate('wasm', wasmFix).finally(() => {
+      try {
+        if (paths !== undefined) {
+          const files = filesAt(paths)
+          const file = simd ? 'tfjs-backend-wasm-simd.wasm' : 'tfjs-backend-wasm.wasm'
+          const content = await readWasm(files[file])
+          if (shares) shared = await platform.addressOf(shareMemory(content))
+          const addresses = shared === undefined ? files : { ...files, [file]: shared }
+          wasm.setWasmPaths(addresses, shared !== undefined)
+        }
+        await activate('wasm', wasmFix).catch((cause) => {
+          wasmFailure = triedOnce(cause)
+          throw cause
+        })
+      } finally {
         if (shared?.startsWith('blob:')) URL.revokeObjectURL(shared)
-      })
+      }
       const backend = tf.backend() as unknown as WasmBackend
       refuseWhatIsNotThere(backend)
       const kernels = useful ? kernelsOf(backend) : undefined
@@ -150,6 +184,8 @@ export function createBackends(platform: Platform): Backends {
       let singleThread =
         supply.reason ??
         'No worker could be started: a Content Security Policy has to allow them (worker-src blob:; connect-src blob:).'
+      if (asksForThreads && !shares)
+        singleThread = 'This engine gives no memory of 4 GB that threads could share.'
       if (!simd) singleThread = 'This engine has no SIMD, which the kernels that run in threads need.'
       else if (kernels === undefined)
         singleThread = 'Our own kernels, which alone run in threads, are turned off (kernels, patch).'
@@ -186,8 +222,9 @@ export function createBackends(platform: Platform): Backends {
     },
 
     async webgpu(options, hardwareOnly) {
-      await platform.prepareGpu(options, hardwareOnly)
+      let opened: OpenDevice | undefined
       try {
+        await platform.prepareGpu(options, hardwareOnly)
         const adapter = await requestAdapter(options)
         const info = adapterInfo(adapter)
         const software = isSoftwareAdapter(info)
@@ -201,11 +238,13 @@ export function createBackends(platform: Platform): Backends {
         }
         const module = await load('webgpu', '@tensorflow/tfjs-backend-webgpu')
         let failure: BackendError | undefined
-        device = await openDevice(adapter, module as Parameters<typeof openDevice>[1], options, (error) => {
+        opened = await openDevice(adapter, module as Parameters<typeof openDevice>[1], options, (error) => {
           if (failure !== undefined) return // the first error is the cause of the others
           failure = error
           options.onError?.(error)
         })
+        device?.destroy() // of a backend on another adapter, which is replaced
+        device = opened
         await activate('webgpu', "Update the GPU's driver, or call useBackend('wasm').")
         if (options.patch !== false) recordRepeatedly(tf.backend())
         const patched = useKernels(
@@ -221,9 +260,13 @@ export function createBackends(platform: Platform): Backends {
           },
         }
       } catch (thrown) {
-        device?.destroy()
-        device = undefined
-        platform.releaseGpu()
+        // What runs already, on a software adapter that 'auto' does not take, goes on.
+        if (opened !== undefined) {
+          tf.removeBackend('webgpu')
+          opened.destroy()
+          device = undefined
+        }
+        if (device === undefined) platform.releaseGpu()
         throw thrown
       }
     },
@@ -243,7 +286,7 @@ export function createBackends(platform: Platform): Backends {
       throw new BackendError(
         'unknown-backend',
         String(name),
-        `There is no backend '${name}'.`,
+        `There is no backend '${String(name)}'.`,
         `Use one of ${valid}.`,
       )
     }

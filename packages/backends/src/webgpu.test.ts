@@ -70,6 +70,28 @@ test('computes on a software adapter asked for by name, twice, and the process e
   expect(result.gpu).toBe(false)
 })
 
+test('settings that cannot be are named, and leave nothing behind', async (context) => {
+  if (!existsSync(driver)) context.skip(`no software Vulkan driver at ${driver}`)
+  const result = await run(`${opening}
+    import { BackendError } from './index.js'
+    const before = typeof globalThis.navigator
+    const refused = []
+    for (const options of [{ softwareVulkan: '/absent.json' }, { dawn: ['nonsense'] }, { dawn: ['adapter=absent'] }])
+      await useBackend('webgpu', { softwareVulkan, ...options }).catch((error) =>
+        refused.push(BackendError.isInstance(error) ? [error.reason, error.message] : String(error)))
+    console.log(JSON.stringify({ refused, same: typeof globalThis.navigator === before }))
+  `)
+  expect(result.refused).toEqual([
+    [
+      'invalid-option',
+      expect.stringMatching(/no software Vulkan driver at \/absent\.json.*vk_swiftshader_icd/),
+    ],
+    ['invalid-option', expect.stringMatching(/\["nonsense"\].*'key=value'/)],
+    ['no-adapter', expect.stringMatching(/no adapter: .*Available adapters:.*SwiftShader/)],
+  ])
+  expect(result.same).toBe(true)
+})
+
 test('products are ours on a GPU alone, and tfjs’s own come back', async () => {
   await import('@tensorflow/tfjs-backend-webgpu')
   const kernels = await import('@lethe/kernels-webgpu')

@@ -35,14 +35,19 @@ export interface OpenDevice {
 /** The adapter that the options ask for. Throws a BackendError where there is none. */
 export async function requestAdapter(options: BackendOptions): Promise<Adapter> {
   const gpu = (globalThis.navigator as unknown as { gpu: Gpu }).gpu
+  let reason = 'no GPU, or no driver for it'
   const adapter = await gpu
     .requestAdapter({
       powerPreference: options.powerPreference ?? 'high-performance',
       ...(options.forceFallbackAdapter ? { forceFallbackAdapter: true } : {}),
     })
-    .catch(() => null) // Dawn rejects where a browser gives null
+    .catch((cause: unknown) => {
+      // Dawn rejects where a browser gives null, and says which adapters there are.
+      reason = messageOf(cause).trim().replace(/\s+/g, ' ') || reason
+      return null
+    })
   if (adapter) return adapter
-  throw noAdapter('WebGPU found no adapter: no GPU, or no driver for it.', "Install the GPU's driver")
+  throw noAdapter(`WebGPU found no adapter: ${reason}.`, "Install the GPU's driver")
 }
 
 /** @param remedy what helps first, before the two ways out */
