@@ -109,6 +109,7 @@ export async function* evaluation(
         sum.right += scored.right ?? 0
         onBlock?.({ position, ...scored, ...kept })
       })
+      pending.catch(() => {}) // thrown where it is awaited; until then Node would end the program for it
       sum.slots += kept.slots
       sum.blocks++
       read += next.inputs.length

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { useBackend } from '@lethe/backends'
 import { Decoder, type DecoderConfig, fixedSpan } from '@lethe/core'
-import { fill, memory } from '@tensorflow/tfjs-core'
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { fill, memory, Tensor } from '@tensorflow/tfjs-core'
+import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { Block, BlockSource } from './blocks'
 import type { Checkpoint } from './checkpoint'
 import { loadModel } from './checkpoint'
@@ -54,6 +54,26 @@ const timeless = (events: TrainEvent[]) =>
 
 const parametersOf = async (decoder: Decoder) =>
   [...(await decoder.exportParameters())].map(([name, { data }]) => [name, [...data]])
+
+test('a read that fails while evaluation computes on is thrown, and ends no program as unhandled', async () => {
+  await useBackend('cpu')
+  const unhandled = vi.fn()
+  process.on('unhandledRejection', unhandled)
+  const decoder = new Decoder(config)
+  const lost = () => Promise.reject(new Error('the device was lost'))
+  const reading = vi.spyOn(Tensor.prototype, 'data').mockImplementation(lost)
+  try {
+    const { validation } = await data()
+    const options = { decoder, source: validation!, batch: 2, block: 8 }
+    await expect(evaluate(options)).rejects.toThrow('the device was lost')
+    await new Promise((done) => setTimeout(done))
+    expect(unhandled).not.toHaveBeenCalled()
+  } finally {
+    reading.mockRestore()
+    process.off('unhandledRejection', unhandled)
+    decoder.dispose()
+  }
+})
 
 describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
   beforeAll(async () => {
