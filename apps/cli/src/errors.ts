@@ -7,3 +7,12 @@ export class UsageError extends Error {
 export class SetupError extends Error {
   override readonly name = 'SetupError'
 }
+
+/** An error's message without its fix, which is for programs: calls of this project's functions, mostly. */
+export const problemOf = ({
+  message,
+  fix,
+}: {
+  readonly message: string
+  readonly fix?: string | undefined
+}) => (fix && message.endsWith(fix) ? message.slice(0, -fix.length).trim() : message)

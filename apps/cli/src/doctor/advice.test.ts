@@ -126,7 +126,10 @@ describe('tensorflow', () => {
   ])('a process that ended by %j', (ended, problem) => {
     const facts: ProbeFacts = { backend: 'tensorflow', ended, output: 'much\nlast words\n' }
     expect(see(facts).problem).toMatch(problem)
-    expect(see(facts).advice[0]!.command).toBe('npx lethe setup tensorflow')
+    const commands = see(facts).advice.map(({ command }) => command)
+    expect(commands.at(-1)).toBe('npx lethe setup tensorflow')
+    const longer = 'npx lethe doctor --backend tensorflow --timeout 300'
+    expect(commands.slice(0, -1)).toEqual(ended.timedOut ? [longer] : [])
   })
 })
 
@@ -224,6 +227,36 @@ test('nvidia-smi', () => {
     { name: 'Old card', driver: '390.1', computeCapability: undefined, memoryBytes: 2000 * 2 ** 20 },
   ])
   expect(parseNvidiaSmi('NVIDIA-SMI has failed because it could not communicate with the driver')).toEqual([])
+})
+
+test('the report: what a device allows, and what is behind it, under its line', () => {
+  const plain = (text: string) => text
+  const adapter = {
+    limits: {
+      maxBufferSize: 2 ** 30,
+      maxStorageBuffersPerShaderStage: 12,
+      maxComputeInvocationsPerWorkgroup: 256,
+      maxComputeWorkgroupStorageSize: 32768,
+    },
+    features: ['subgroups', 'timestamp-query'],
+  }
+  const tensorflow = { version: '2.21.0', usesGpu: true, cuda: ['libcublas.so.12', 'libcudnn.so.9'] }
+  const diagnoses = [
+    see(working('tensorflow', { tensorflow })),
+    see(working('webgpu', { device: 'NVIDIA H100', adapter })),
+  ]
+  const lines = report({ ...machine, gpuSeen: true }, diagnoses, undefined, {
+    bold: plain,
+    red: plain,
+    green: plain,
+  })
+  expect(lines[3]).toBe('GPU      one that nvidia-smi does not show')
+  expect(lines.slice(6)).toEqual([
+    '✓ tensorflow  something       21.2 GFLOPS',
+    '              with libcublas.so.12, libcudnn.so.9',
+    '✓ webgpu      NVIDIA H100     21.2 GFLOPS',
+    '              buffers of up to 1.1 GB, 12 in a shader, workgroups of 256 with 32.8 kB, subgroups yes, shader-f16 no',
+  ])
 })
 
 test('the report: a line per backend, columns under each other, commands below', () => {

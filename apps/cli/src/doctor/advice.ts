@@ -1,5 +1,6 @@
 /** Turns facts into a diagnosis: what works, what is missing, and the exact command that mends it. Pure functions. */
 import type { BackendName } from '@lethe/backends'
+import { problemOf } from '../errors'
 import type { MachineFacts, ProbeFacts, Speed, Started } from './facts'
 
 export interface Diagnosis {
@@ -48,7 +49,10 @@ function troubleOf(probe: ProbeFacts, machine: MachineFacts, lethe: string): Tro
   if (ended.timedOut)
     return {
       problem: `no answer while ${where}: stopped at the time limit`,
-      advice: mend(probe, machine, lethe),
+      advice: [
+        { text: 'give it longer', command: `${lethe} doctor --backend ${probe.backend} --timeout 300` },
+        ...mend(probe, machine, lethe),
+      ],
     }
   const lastWords = probe.output.trim().split('\n').at(-1)
   const how = ended.signal ? `crashed (${ended.signal})` : `ended with code ${ended.code}`
@@ -81,7 +85,7 @@ function orderlyTrouble(probe: ProbeFacts, machine: MachineFacts, lethe: string)
   if (backend === 'webgpu') return webgpuTrouble(reason, message, fix, machine)
   if (reason === 'missing-package')
     return { problem: 'not installed', advice: [{ text: 'install it', command: commandIn(fix) }] }
-  return { problem: shortened(withoutFix(message, fix)), advice: fix ? [{ text: fix }] : [] }
+  return { problem: shortened(problemOf({ message, fix })), advice: fix ? [{ text: fix }] : [] }
 }
 
 const hasNvidia = (machine: MachineFacts) => machine.gpus.length > 0
@@ -116,7 +120,7 @@ function tensorflowTrouble(
       problem: `it needs ${glibc}${machine.glibc ? `, and this system has GLIBC ${machine.glibc}` : ''}`,
       advice: [{ text: 'build it against an older TensorFlow', command: `${command} --from OLDER.whl` }],
     }
-  return { problem: shortened(withoutFix(message, fix)), advice: [{ text: 'set it up again', command }] }
+  return { problem: shortened(problemOf({ message, fix })), advice: [{ text: 'set it up again', command }] }
 }
 
 function webgpuTrouble(
@@ -151,10 +155,10 @@ function webgpuTrouble(
     }
   if (reason === 'missing-addon')
     return {
-      problem: shortened(withoutFix(message, fix)),
+      problem: shortened(problemOf({ message, fix })),
       advice: [{ text: 'install it anew', command: `${install} --force` }],
     }
-  return { problem: shortened(withoutFix(message, fix)), advice: fix ? [{ text: fix }] : [] }
+  return { problem: shortened(problemOf({ message, fix })), advice: fix ? [{ text: fix }] : [] }
 }
 
 /** What a backend that works could do better. */
@@ -199,12 +203,9 @@ export function missingLibraries(text: string): string[] {
   return [...new Set(names)]
 }
 
-const isCuda = (library: string) => /^lib(cu|nccl|nv)/.test(library)
+export const isCuda = (library: string) => /^lib(cu|nccl|nv)/.test(library)
 
 const commandIn = (fix: string | undefined) => fix?.replace(/^Run: /, '') ?? ''
-
-const withoutFix = (message: string, fix: string | undefined) =>
-  fix && message.endsWith(fix) ? message.slice(0, -fix.length).trim() : message
 
 /** One line, not longer than a terminal is wide. */
 function shortened(text: string): string {

@@ -64,6 +64,8 @@ export interface TensorflowFacts {
   /** Of TensorFlow itself, such as '2.21.0'. */
   readonly version: string
   readonly usesGpu: boolean
+  /** CUDA's libraries that it has loaded, such as 'libcudnn.so.9'. */
+  readonly cuda: readonly string[]
 }
 
 export interface AdapterFacts {

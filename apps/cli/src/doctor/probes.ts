@@ -5,10 +5,12 @@
 import { execFile, fork } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { cpus, freemem, totalmem } from 'node:os'
+import { basename } from 'node:path'
 import { promisify } from 'node:util'
 import { BackendError, type BackendName, type BackendRequest } from '@lethe/backends'
 import { backend as currentBackend, matMul, randomNormal, slice, tensor2d, tidy } from '@tensorflow/tfjs-core'
 import { startBackend } from '../backend'
+import { isCuda } from './advice'
 import type { AdapterFacts, MachineFacts, NvidiaGpu, ProbeFacts, Speed, Started, WasmFeatures } from './facts'
 
 export async function machineFacts(): Promise<MachineFacts> {
@@ -148,7 +150,9 @@ function tensorflowDetails(): Pick<Started, 'tensorflow'> {
     binding: { TF_Version: string }
     isUsingGpuDevice: boolean
   }
-  return { tensorflow: { version: binding.TF_Version, usesGpu: isUsingGpuDevice } }
+  const { sharedObjects = [] } = process.report.getReport() as { sharedObjects?: string[] }
+  const cuda = [...new Set(sharedObjects.map((path) => basename(path)).filter(isCuda))].sort()
+  return { tensorflow: { version: binding.TF_Version, usesGpu: isUsingGpuDevice, cuda } }
 }
 
 const shownLimits = [

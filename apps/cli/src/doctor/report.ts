@@ -1,7 +1,7 @@
 /** The doctor's findings as text: the machine, a line per backend, what to do. */
 import { bytes } from '../output'
 import type { Diagnosis } from './advice'
-import type { MachineFacts } from './facts'
+import type { MachineFacts, Started } from './facts'
 
 export interface Paint {
   readonly bold: (text: string) => string
@@ -19,11 +19,12 @@ export function report(
   const lines = [...machineLines(machine), '']
   const nameWidth = Math.max(...diagnoses.map(({ backend }) => backend.length))
   const deviceWidth = Math.max(0, ...diagnoses.map(({ device }) => device?.length ?? 0))
-  for (const { backend, works, device, speed, problem } of diagnoses) {
+  for (const { backend, works, device, speed, problem, started } of diagnoses) {
     const mark = works ? paint.green('✓') : paint.red('✗')
     const name = paint.bold(backend.padEnd(nameWidth))
     const result = works ? `${device!.padEnd(deviceWidth)}  ${speedText(speed!)}` : problem
     lines.push(`${mark} ${name}  ${result}`)
+    for (const detail of detailsOf(started)) lines.push(`${' '.repeat(nameWidth + 4)}${detail}`)
   }
   if (auto !== undefined) lines.push('', `--backend auto takes ${paint.bold(auto)}`)
   const advised = diagnoses.flatMap(({ backend, advice }) => advice.map((item) => ({ backend, ...item })))
@@ -33,6 +34,24 @@ export function report(
     if (command) lines.push(`${' '.repeat(nameWidth)}  ${command}`)
   }
   return lines
+}
+
+/** What a backend's device allows, and what is behind it. */
+function detailsOf(started: Started | undefined): string[] {
+  const { adapter, tensorflow } = started ?? {}
+  if (tensorflow?.cuda.length) return [`with ${tensorflow.cuda.join(', ')}`]
+  if (adapter === undefined) return []
+  const { limits, features } = adapter
+  const yes = (feature: string) => `${feature} ${features.includes(feature) ? 'yes' : 'no'}`
+  return [
+    [
+      `buffers of up to ${bytes(limits.maxBufferSize!)}`,
+      `${limits.maxStorageBuffersPerShaderStage} in a shader`,
+      `workgroups of ${limits.maxComputeInvocationsPerWorkgroup} with ${bytes(limits.maxComputeWorkgroupStorageSize!)}`,
+      yes('subgroups'),
+      yes('shader-f16'),
+    ].join(', '),
+  ]
 }
 
 function speedText({ gflops, size }: { gflops: number; size: number }): string {
@@ -55,7 +74,11 @@ function machineLines(machine: MachineFacts): string[] {
       `${name}, ${bytes(memoryBytes)}, driver ${driver}${computeCapability ? `, compute capability ${computeCapability}` : ''}`,
   )
   const other =
-    machine.gpuSeen === undefined ? 'see webgpu' : machine.gpuSeen ? 'one that is not NVIDIA’s' : 'none seen'
+    machine.gpuSeen === undefined
+      ? 'see webgpu'
+      : machine.gpuSeen
+        ? 'one that nvidia-smi does not show'
+        : 'none seen'
   return [
     `Node     ${node} (${system})`,
     `CPU      ${cores} x ${processor}`,
