@@ -7,9 +7,11 @@ import { bytes, duration } from '../output'
 import { setUpTensorflow } from '../setup/tensorflow'
 
 export async function setupCommand({ given, positionals }: CommandLine): Promise<number> {
-  const [what, ...rest] = positionals
-  if (what !== 'tensorflow' || rest.length > 0)
-    throw new UsageError('lethe setup needs to know what to set up: lethe setup tensorflow')
+  const what = positionals.join(' ')
+  if (what !== 'tensorflow')
+    throw new UsageError(
+      `lethe setup needs to know what to set up: lethe setup tensorflow${what && `, not "${what}"`}`,
+    )
   const json = given.json ?? false
   const result = await setUpTensorflow({
     gpu: given.gpu ?? false,

@@ -45,6 +45,8 @@ const enough = (bytes: number) => {
   return bavail * bsize > bytes
 }
 
+const showsGpu = ['/dev/dri', '/dev/nvidiactl', '/dev/dxg'].some((file) => existsSync(file))
+
 const folder = temporaryFolder('downloads')
 const version = '4.22.0'
 let server: Server
@@ -198,8 +200,10 @@ const pip = `#!${process.execPath}
   copyFileSync(${JSON.stringify(join(folder, 'wheels'))} + '/' + wheel, dest + '/' + wheel)
 `
 
+const setUp = (home: string, ...args: string[]) => lethe(home, 'setup', 'tensorflow', ...args)
+
 /** @param home what LETHE_TENSORFLOW names, below the test's folder */
-function setUp(home: string, ...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+function lethe(home: string, ...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const env = {
     ...process.env,
     NO_COLOR: '1',
@@ -213,8 +217,7 @@ function setUp(home: string, ...args: string[]): Promise<{ code: number; stdout:
     npm_config_strict_allow_scripts: 'true',
   }
   return new Promise((done) => {
-    const all = [main, 'setup', 'tensorflow', ...args]
-    execFile(process.execPath, all, { cwd: folder, env }, (error, stdout, stderr) => {
+    execFile(process.execPath, [main, ...args], { cwd: folder, env }, (error, stdout, stderr) => {
       done({ code: error ? ((error.code as unknown as number) ?? -1) : 0, stdout, stderr })
     })
   })
@@ -293,9 +296,19 @@ describe.skipIf(!hasTools)('with an imitated network (skipped without c++, pytho
     expect(readdirSync(join(folder, 'own'))).toEqual(['tensorflow'])
   })
 
+  test.skipIf(showsGpu)('--gpu without a GPU is refused before anything is downloaded', async () => {
+    const { code, stderr } = await setUp('none/tensorflow', '--gpu')
+    expect(stderr).toMatch(/--gpu needs an NVIDIA GPU.*\/dev\/nvidiactl.*leave out --gpu/)
+    expect(code).toBe(1)
+    expect(asked()).toEqual([])
+    expect(existsSync(join(folder, 'none'))).toBe(false)
+  })
+
   test.skipIf(!enough(12e9))(
     '--gpu: tfjs-node-gpu, a wheel with CUDA, its libraries found by name',
     async () => {
+      const answer = 'echo "NVIDIA H100 80GB HBM3, 570.86.10, 9.0, 81559"'
+      chmodSync(write('bin/nvidia-smi', `#!/bin/sh\n${answer}\n`), 0o755)
       // A wheel that names no CUDA libraries gives a TensorFlow without a GPU, which is not what was asked for.
       makeWheel('tensorflow', '')
       const without = await setUp('gpu/tensorflow', '--gpu')
@@ -313,6 +326,14 @@ describe.skipIf(!hasTools)('with an imitated network (skipped without c++, pytho
       })
       expect(code).toBe(0)
       expect(asked()).toEqual(['tensorflow', 'nvidia-cublas-cu12<13.0,>=12.5.3.2'])
+      const seen = JSON.parse(
+        (await lethe('gpu/tensorflow', 'doctor', '--backend', 'tensorflow', '--json')).stdout,
+      )
+      expect(seen.backends[0].started.tensorflow).toEqual({
+        version: '2.99.0',
+        usesGpu: true,
+        cuda: ['libcublas.so.12'],
+      })
     },
   )
 })

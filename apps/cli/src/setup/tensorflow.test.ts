@@ -113,7 +113,8 @@ describe('doctor, in a child process', () => {
 describe('setup that cannot work says why and leaves nothing', () => {
   test.each([
     ['setup', {}, 2, /what to set up/],
-    ['setup torch', {}, 2, /lethe setup tensorflow/],
+    ['setup torch', {}, 2, /lethe setup tensorflow, not "torch"/],
+    ['setup tensorflow --from folder.whl', {}, 1, /cannot read .*folder\.whl: it is no file/],
     ['setup tensorflow --from absent.whl', {}, 1, /absent\.whl: there is no such file/],
     ['setup tensorflow --from text.txt', {}, 1, /--from takes a wheel/],
     ['setup tensorflow --from text.whl', {}, 1, /no whole zip archive/],
@@ -121,6 +122,7 @@ describe('setup that cannot work says why and leaves nothing', () => {
   ])('%s', async (args, env, code, message) => {
     writeFileSync(join(folder, 'text.txt'), 'text')
     writeFileSync(join(folder, 'text.whl'), 'text')
+    mkdirSync(join(folder, 'folder.whl'), { recursive: true })
     const result = await lethe('refused/tensorflow', args, env)
     expect(result.stderr).toMatch(message)
     expect(result.stderr.trim().split('\n')).toHaveLength(1)

@@ -47,11 +47,17 @@ const verifySeconds = 180
 /** @throws SetupError; what worked before still does */
 export async function setUpTensorflow(options: SetupOptions): Promise<SetupResult> {
   const began = performance.now()
-  const { gpu, print } = options
+  const { gpu, machine, print } = options
   const from = options.from === undefined ? undefined : resolve(options.from)
   const folder = resolve(tensorflowFolder())
   const name = gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node'
   const wheel = from === undefined ? undefined : await openWheel(from, options)
+  // Before gigabytes are downloaded that could not be used.
+  if (gpu && machine.gpuSeen === false)
+    throw new SetupError(
+      '--gpu needs an NVIDIA GPU and its driver, and this machine shows none (nvidia-smi, /dev/nvidiactl): ' +
+        'install the driver, or leave out --gpu',
+    )
   const result = (facts: ProbeFacts, before: boolean, bytes: number): SetupResult => ({
     folder,
     before,
@@ -91,8 +97,12 @@ export async function setUpTensorflow(options: SetupOptions): Promise<SetupResul
           })
     const bytes = await sizeOf(staging)
     const old = `${folder}.partial-old-${process.pid}`
-    if (existsSync(folder)) await rename(folder, old)
-    await rename(staging, folder)
+    const before = existsSync(folder)
+    if (before) await rename(folder, old)
+    await rename(staging, folder).catch(async (cause: Error) => {
+      if (before) await rename(old, folder)
+      throw new SetupError(`${staging} cannot be renamed to ${folder}: ${cause.message}`)
+    })
     await rm(old, { recursive: true, force: true })
     await rm(downloads(folder), { recursive: true, force: true })
     return result(facts, false, bytes)

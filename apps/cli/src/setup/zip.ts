@@ -28,7 +28,9 @@ export async function zipEntries(path: string): Promise<ZipEntry[]> {
     throw new SetupError(`cannot read ${path}: ${why}`)
   })
   try {
-    const { size } = await file.stat()
+    const found = await file.stat()
+    if (!found.isFile()) throw new SetupError(`cannot read ${path}: it is no file`)
+    const { size } = found
     const tail = await read(file, Math.max(0, size - 65_557), Math.min(size, 65_557))
     const end = tail.lastIndexOf('PK\u0005\u0006', undefined, 'latin1')
     if (end < 0) throw broken(path)
