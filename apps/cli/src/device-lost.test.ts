@@ -10,13 +10,14 @@ const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
 const driver = '/usr/lib/chromium/vk_swiftshader_icd.json'
 const folder = temporaryFolder('lost')
 
-/** Destroys the device once, as soon as the run has saved its second checkpoint. */
+/** Destroys the device once, as soon as there is a certain file (of a run: its second checkpoint) and a device. */
 const loss = `
 import { existsSync } from 'node:fs'
 const timer = setInterval(() => {
-  if (!existsSync(process.env.LOSE_AFTER)) return
+  const device = globalThis._tfengine?.backendInstance?.device
+  if (device === undefined || !existsSync(process.env.LOSE_AFTER)) return
   clearInterval(timer)
-  globalThis._tfengine.backendInstance.device.destroy()
+  device.destroy()
 }, 5)
 timer.unref()
 `
@@ -35,15 +36,21 @@ function train(out: string, ...more: string[]) {
     '--keep',
     '9',
   ]
+  const line = ['--data', join(folder, 'text.txt'), '--out', out, ...args, ...more]
+  return lethe(join(folder, out, 'checkpoints/step-000006'), 'train', ...line)
+}
+
+/** @param loseAfter the file with which the device is lost */
+function lethe(loseAfter: string, ...args: string[]) {
   const env = {
     ...process.env,
     NO_COLOR: '1',
     NODE_OPTIONS: `--import ${join(folder, 'lose.mjs')}`,
-    LOSE_AFTER: join(folder, out, 'checkpoints/step-000006'),
+    LOSE_AFTER: loseAfter,
   }
-  const line = [main, 'train', '--data', join(folder, 'text.txt'), '--out', out, ...args, ...more]
   return new Promise<{ code: number; stdout: string; stderr: string }>((done) => {
-    execFile(process.execPath, line, { cwd: folder, env, timeout: 110_000 }, (error, stdout, stderr) => {
+    const all = { cwd: folder, env, timeout: 110_000 }
+    execFile(process.execPath, [main, ...args], all, (error, stdout, stderr) => {
       done({ code: error ? ((error.code as unknown as number) ?? -1) : 0, stdout, stderr })
     })
   })
@@ -83,4 +90,9 @@ test('the error names the loss, the last good checkpoint and the command; on req
   before.forEach(({ loss }, i) => {
     expect(steps[i]!.loss).toBeCloseTo(loss, 4)
   })
+
+  // Commands that only read a model say the same, without a stack.
+  const read = await lethe(main, 'eval', 'retried', '--backend', 'webgpu')
+  expect(read.stderr).toMatch(/^lethe: The GPU device was lost \(destroyed\): [^\n]*doctor\n$/)
+  expect(read.code).toBe(1)
 })

@@ -2,6 +2,7 @@
 /** lethe: reads the command line, runs one command, turns errors into one line and an exit code. */
 import { BackendError, disposeBackend } from '@lethe/backends'
 import { LetheError } from '@lethe/core'
+import { backendFailure, expectSoundBackend } from './backend'
 import { type CommandLine, parseCommandLine } from './command-line'
 import { benchCommand, benchDefaults } from './commands/bench'
 import { compareCommand } from './commands/compare'
@@ -15,10 +16,11 @@ import { measureCommand } from './commands/measure'
 import { setupCommand } from './commands/setup'
 import { trainCommand } from './commands/train'
 import { compareDefaults } from './compare/plan'
-import { SetupError, UsageError } from './errors'
+import { problemOf, SetupError, UsageError } from './errors'
 import { generalHelp, helpOf } from './help'
 import { outputClosed } from './interruption'
 import { type CommandName, commandNames } from './options'
+import { program } from './output'
 import { DeviceError } from './session'
 import { suggestion } from './suggestion'
 
@@ -74,11 +76,21 @@ async function main(args: readonly string[]): Promise<number> {
       `lethe ${command} takes options only, not "${line.positionals[0]}"; see lethe ${command} --help`,
     )
   try {
-    return await commands[command](line)
+    const code = await commands[command](line)
+    expectSoundBackend()
+    return code
+  } catch (error) {
+    throw error instanceof DeviceError ? error : ((await backendFailure()) ?? error)
   } finally {
     await disposeBackend()
   }
 }
+
+/** Of what helps, the command line names commands only. */
+const backendText = (error: BackendError) =>
+  error.fix.startsWith('Run: ')
+    ? error.message
+    : `${problemOf(error)} What works here, and how to mend the rest: ${program()} doctor`
 
 /** A reader that went away (`lethe generate … | head`) is no failure. */
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -95,7 +107,11 @@ try {
     error instanceof DeviceError ||
     LetheError.isInstance(error) ||
     BackendError.isInstance(error)
-  const text = error instanceof Error ? error.message : String(error)
+  const text = BackendError.isInstance(error)
+    ? backendText(error)
+    : error instanceof Error
+      ? error.message
+      : String(error)
   process.stderr.write(
     `lethe: ${expected ? text : `unexpected failure: ${(error as Error).stack ?? text}`}\n`,
   )

@@ -1,11 +1,13 @@
 /** A training run as the command line shows it: progress, Ctrl-C, checkpoints, what to do next. */
 import { resolve } from 'node:path'
-import { BackendError, type BackendInfo } from '@lethe/backends'
+import type { BackendError, BackendInfo } from '@lethe/backends'
 import type { Decoder } from '@lethe/core'
 import type { EvalEvent, Evaluation, RolloutEvaluation, StepEvent, TextScores } from '@lethe/trainer'
 import { type Checkpoint, CheckpointError, type TrainOptions, train } from '@lethe/trainer'
 import { RunFolder, TensorBoardFile } from '@lethe/trainer/node'
+import { backendFailure } from './backend'
 import type { RunData } from './data'
+import { problemOf } from './errors'
 import { interruptible } from './interruption'
 import {
   bytes,
@@ -38,7 +40,7 @@ export class DeviceError extends Error {
   /** @param saved the last good checkpoint */
   constructor(cause: BackendError, command: string, saved: string | undefined) {
     const where = saved === undefined ? 'there is no checkpoint yet' : `the last good checkpoint is ${saved}`
-    super(`${cause.message} Of this run, ${where}; go on with: ${command}`, { cause })
+    super(`${problemOf(cause)} Of this run, ${where}; go on with: ${command}`, { cause })
   }
 }
 
@@ -161,7 +163,9 @@ async function trainUntil(
       else if (event.type === 'end') finished = event.reason === 'finished'
     }
   } catch (error) {
-    throw await deviceFailure(error, backend, resumeCommand(run), saved)
+    const failure = await backendFailure()
+    if (failure === undefined) throw error
+    throw new DeviceError(failure, resumeCommand(run), saved && relativePath(resolve(saved)))
   } finally {
     print()
     await run.close()
@@ -180,23 +184,6 @@ async function trainUntil(
 
 const resumeCommand = (run: RunFolder) =>
   `${program()} train --resume ${shellQuoted(relativePath(resolve(run.path)))}`
-
-/** The error to report: the device's, where that is the cause. A lost GPU rejects reads before it says that it is lost. */
-async function deviceFailure(
-  error: unknown,
-  backend: BackendInfo,
-  command: string,
-  saved: string | undefined,
-): Promise<unknown> {
-  await new Promise((done) => setTimeout(done, 100))
-  try {
-    backend.throwIfFailed()
-  } catch (failure) {
-    if (BackendError.isInstance(failure))
-      return new DeviceError(failure, command, saved && relativePath(resolve(saved)))
-  }
-  return error
-}
 
 /** What an evaluation found, in words; `mark` is put on the figure that counts. */
 export function evaluationText(
