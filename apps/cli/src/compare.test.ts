@@ -265,6 +265,11 @@ describe('wrong input', () => {
     ['a folder that holds nothing', ['--resume', 'nowhere'], 'there is no comparison in nowhere'],
     ['another option than before', ['--resume', 'whole', '--steps', '11'], 'has --steps 10, not 11'],
     [
+      'options of a task that it had not',
+      ['--resume', 'whole', '--task-options', '{"length":9}'],
+      'has --task-options (none), not {"length":9}',
+    ],
+    [
       'a text that is too short for the batch',
       [...options, '--batch', '500'],
       'the training text is too short',

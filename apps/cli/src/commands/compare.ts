@@ -103,11 +103,15 @@ async function resumed(folder: string, given: Given): Promise<Given> {
     const before = saved[name as keyof Given]
     if (!free.includes(name) && JSON.stringify(value) !== JSON.stringify(before))
       throw new UsageError(
-        `the comparison in ${folder} has --${name} ${before ?? '(none)'}, not ${value}: leave the option out, or start another one with --out`,
+        `the comparison in ${folder} has --${name} ${written(before)}, not ${written(value)}: leave the option out, or start another one with --out`,
       )
   }
   return { ...saved, ...given }
 }
+
+/** As on a command line: lists with commas, task options as JSON. */
+const written = (value: unknown = '(none)') =>
+  typeof value === 'object' && !Array.isArray(value) ? JSON.stringify(value) : String(value)
 
 /** What a process said; undefined for half a line, as one that is killed may leave. */
 function parsed(line: string): Record<string, unknown> | undefined {
