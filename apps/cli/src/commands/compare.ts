@@ -14,7 +14,7 @@ import { type PlannedRun, planRuns } from '../compare/plan'
 import {
   type Comparison,
   type CurvePoint,
-  doubt,
+  doubts,
   equalQuality,
   memorySaved,
   qualityIn,
@@ -365,8 +365,8 @@ class CompareSession {
       for (const line of tableOf(rows)) console.log(line)
       for (const one of equal) {
         const { task, reference, methods } = one
-        const warning = doubt(one)
-        if (warning) console.log(`${task === undefined ? '' : `${task}, `}careful: ${warning}`)
+        for (const warning of doubts(one))
+          console.log(`${task === undefined ? '' : `${task}, `}careful: ${warning}`)
         for (const found of methods)
           if (found.row !== reference)
             console.log(

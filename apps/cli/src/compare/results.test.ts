@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Figures } from './figures'
 import {
-  doubt,
+  doubts,
   type EqualQualities,
   equalQuality,
   paretoFront,
@@ -140,7 +140,7 @@ describe('equal quality', () => {
 
   test('is in doubt where a shorter span is better than the full one by more than what counts', () => {
     const [sure] = equalQuality(rows, 0.05) as [EqualQualities]
-    expect([sure.better, doubt(sure)]).toEqual([undefined, undefined])
+    expect([sure.better, doubts(sure)]).toEqual([undefined, []])
     const more = rowsOf([
       run('fixed-span', 16, 0, 2.0),
       run('fixed-span', 8, 0, 1.9),
@@ -149,9 +149,29 @@ describe('equal quality', () => {
     const [within] = equalQuality(more, 0.35) as [EqualQualities]
     expect(within.better).toBe(undefined)
     const [beyond] = equalQuality(more, 0.2) as [EqualQualities]
-    expect(doubt(beyond)).toMatch(
-      /^fixed-span 4 \(1\.7000\) is better than fixed-span 16 \(2\.0000\).*--steps/,
-    )
+    expect(doubts(beyond)).toEqual([
+      expect.stringMatching(/^fixed-span 4 \(1\.7000\) is better than fixed-span 16 \(2\.0000\).*--steps/),
+    ])
+  })
+
+  test('is in doubt where seeds leave more open than what counts', () => {
+    const seeds = rowsOf([
+      run('fixed-span', 16, 0, 2.0),
+      run('fixed-span', 16, 1, 2.06),
+      run('selective', 8, 0, 1.99),
+      run('selective', 8, 1, 2.07),
+      run('expire-span', 8, 0, 2.03),
+      run('expire-span', 8, 1, 2.031),
+    ])
+    const [unsure] = equalQuality(seeds, 0.02) as [EqualQualities]
+    // Standard errors of the means: 0.03 and 0.04.
+    expect(unsure.unsure!.error).toBeCloseTo(0.05, 12)
+    expect(doubts(unsure)).toEqual([
+      expect.stringMatching(
+        /^the difference of selective 8 \(2\.0300\) and fixed-span 16 .* 0\.0500 .*--seeds$/,
+      ),
+    ])
+    expect(doubts(equalQuality(seeds, 0.06)[0]!)).toEqual([])
   })
 
   test('has no answer without a fixed span', () => {

@@ -154,6 +154,12 @@ export function lost(row: Row, reference: Row): number {
   return quality.worse * (spread.mean - reference[quality.name]!.mean)
 }
 
+/** Standard error of the difference of two rows' mean qualities; 0, as nothing is known of it, with a single seed. */
+function errorOfDifference(...pair: readonly [Row, Row]): number {
+  const variances = pair.map((row) => (qualityIn(row).spread.deviation ?? 0) ** 2 / row.seeds)
+  return Math.sqrt(variances[0]! + variances[1]!)
+}
+
 /** The answer to "with how little memory is a method as good as the reference, within so much?" */
 export interface EqualQuality {
   /** By `nameOf`. */
@@ -169,6 +175,8 @@ export interface EqualQualities {
   readonly reference: Row
   /** The best shorter span, where it is better than the reference by more than what counts as equal. */
   readonly better?: Row
+  /** Of the rows below the one whose difference from the reference is known worst, where seeds leave more open than what counts as equal. */
+  readonly unsure?: { readonly row: Row; readonly error: number }
   readonly methods: readonly EqualQuality[]
 }
 
@@ -194,7 +202,15 @@ export function equalQuality(rows: readonly Row[], within: number): EqualQualiti
       .filter(({ method }) => method === 'fixed-span')
       .reduce((a, b) => (lost(b, a) < 0 ? b : a))
     const better = lost(best, reference) < -within && { better: best }
-    return [{ ...(task !== undefined && { task }), reference, ...better, methods }]
+    const unsure = methods
+      .flatMap(({ row }) =>
+        row && row !== reference ? [{ row, error: errorOfDifference(row, reference) }] : [],
+      )
+      .reduce<EqualQualities['unsure']>(
+        (worst, one) => (one.error > Math.max(within, worst?.error ?? 0) ? one : worst),
+        undefined,
+      )
+    return [{ ...(task !== undefined && { task }), reference, ...better, ...(unsure && { unsure }), methods }]
   })
 }
 
@@ -212,12 +228,22 @@ export function paretoFront(rows: readonly Row[], memory: (row: Row) => number):
   })
 }
 
-/** A warning where the reference is none: the full model can only be worse for want of training. */
-export function doubt({ reference, better }: EqualQualities): string | undefined {
-  if (!better) return undefined
-  const { format } = qualityIn(reference).quality
-  const [full, short] = [reference, better].map((row) => format(qualityIn(row).spread.mean))
-  return `fixed-span ${better.budget} (${short}) is better than fixed-span ${reference.budget} (${full}), which has not learned enough to be compared with: train longer (--steps)`
+/** Warnings: the reference is none, since a full model can only be worse for want of training; seeds say too little. */
+export function doubts({ reference, better, unsure }: EqualQualities): string[] {
+  const { quality } = qualityIn(reference)
+  const shown = (row: Row) => `${row.method} ${row.budget} (${quality.format(qualityIn(row).spread.mean)})`
+  return [
+    ...(better
+      ? [
+          `${shown(better)} is better than ${shown(reference)}, which has not learned enough to be compared with: train longer (--steps)`,
+        ]
+      : []),
+    ...(unsure
+      ? [
+          `the difference of ${shown(unsure.row)} and ${shown(reference)} has a standard error of ${quality.format(unsure.error)} over seeds, more than what counts as equal: give more --seeds`,
+        ]
+      : []),
+  ]
 }
 
 /** How much memory that is, beside the reference's. */

@@ -3,7 +3,7 @@ import {
   byTask,
   type Comparison,
   columnsOf,
-  doubt,
+  doubts,
   equalQuality,
   memorySaved,
   qualityIn,
@@ -101,7 +101,7 @@ function answers(rows: readonly Row[], within: number): string {
   return equalQuality(rows, within)
     .map((one) => {
       const { task, reference, methods } = one
-      const warning = doubt(one)
+      const careful = doubts(one).map((warning) => `<p>Careful: ${escaped(warning)}.</p>`)
       const others = methods.filter(({ row }) => row !== reference)
       if (others.length === 0) return ''
       const found = qualityIn(reference)
@@ -111,7 +111,7 @@ function answers(rows: readonly Row[], within: number): string {
         return `<li><b>${escaped(found.method)}</b>: ${memorySaved(found)}${measured}</li>`
       })
       const where = task === undefined ? 'Within' : `${escaped(task)}: within`
-      return `<p>${where} ${withinOf(within, found)} of the fixed span with ${reference.budget} slots (${format(found.spread.mean)}):</p><ul>${lines.join('')}</ul>${warning ? `<p>Careful: ${escaped(warning)}.</p>` : ''}`
+      return `<p>${where} ${withinOf(within, found)} of the fixed span with ${reference.budget} slots (${format(found.spread.mean)}):</p><ul>${lines.join('')}</ul>${careful.join('')}`
     })
     .join('')
 }

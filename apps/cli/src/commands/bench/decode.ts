@@ -89,7 +89,9 @@ function withinSpan(given: Given): Given {
 
 async function measureElsewhere(given: Given): Promise<DecodeRow> {
   const [program, ...args] = commandOf('decode', [], { ...given, json: true })
-  const { stdout } = await promisify(execFile)(program!, args)
+  const running = promisify(execFile)(program!, args)
+  running.child.stderr!.pipe(process.stderr, { end: false })
+  const { stdout } = await running
   return JSON.parse(stdout.trim().split('\n').at(-1)!)
 }
 
