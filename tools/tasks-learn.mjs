@@ -18,7 +18,14 @@ import { evaluate, train } from '@lethe/trainer'
 const small = { layers: 2, width: 64, heads: 2, feedForward: 128, learningRate: 2e-3, batch: 16 }
 const sequences = [
   { task: 'copy', options: { length: [1, 8], alphabet: 8 }, block: 32, span: 32, short: 1, steps: 800 },
-  { task: 'assignment', options: { assignments: [1, 4] }, block: 64, span: 32, short: 1, steps: 2000 },
+  {
+    task: 'assignment',
+    options: { variables: 2, values: 4, assignments: [2, 6] },
+    block: 64,
+    span: 32,
+    short: 1,
+    steps: 6000,
+  },
   { task: 'parity', options: {}, block: 32, span: 16, short: 1, steps: 300 },
   { task: 'needle', options: { haystack: [4, 40] }, block: 32, span: 64, short: 1, steps: 800 },
   { task: 'instruction', options: { distraction: [1, 4] }, block: 32, span: 64, short: 1, steps: 800 },
