@@ -42,6 +42,7 @@ export {
   lastSlots,
   newestSlots,
   pickSlots,
+  roomFor,
   scatteredAges,
   scatteredEnter,
   scatteredGroups,

@@ -123,6 +123,7 @@ export class Memory extends TensorValue {
       starts: this.starts,
       alive: this.layers.map(({ alive }) => alive),
       gapless: this.layers.map(({ gapless }) => gapless ?? null),
+      fresh: this.layers.map(({ fresh }) => fresh ?? null),
       beside: this.layers.map(({ beside }) => beside ?? null),
     }
   }
@@ -180,7 +181,7 @@ export class Memory extends TensorValue {
    */
   static restore(rules: readonly LayerRules[], bytes: Uint8Array): Memory {
     const file = decodeSafetensors(bytes, 'the memory')
-    const { kind, batch, step, starts, alive, gapless, beside } = parseDescription(file.metadata)
+    const { kind, batch, step, starts, alive, gapless, fresh, beside } = parseDescription(file.metadata)
     if (kind !== 'hidden')
       throw new MemoryError(`a memory of ${kind} keys and values cannot stand in for one of hidden states`, {
         kind,
@@ -217,6 +218,7 @@ export class Memory extends TensorValue {
         tensors: Object.fromEntries(own.map(([name, value]) => [name.slice(prefix.length), toDevice(value)])),
         alive: counts,
         ...(gapless?.[index] != null && { gapless: gapless[index] }),
+        ...(fresh?.[index] != null && { fresh: fresh[index] }),
         ...(beside?.[index] != null && { beside: beside[index] }),
       }
     })

@@ -45,6 +45,8 @@ export interface LayerMemory {
   readonly alive: readonly number[]
   /** How many of the newest slots follow each other without a gap, for methods whose older slots are scattered. */
   readonly gapless?: number
+  /** How many of the newest slots the block read last has written, for methods that keep these as they are. */
+  readonly fresh?: number
   /** Slots of each row that are kept beside those counted in `alive` (sinks). */
   readonly beside?: number
 }

@@ -60,17 +60,34 @@ export function slotsFrom<T extends Tensor>(x: T, start: number, count: number):
   return slice(x, [0, start, ...rest.map(() => 0)], [batch, count, ...rest]) as T
 }
 
-/** Slots of x [batch, slots, ...] by index [batch, count], each row of the batch its own: [batch, count, ...]. */
-export function pickSlots(x: Tensor, index: Tensor2D): Tensor {
-  const [batch, slots, ...rest] = x.shape as [number, number, ...number[]]
-  const count = index.shape[1]
+/** Where the slots that `index` [batch, count] names in each row are among those of all rows: [batch · count]. */
+function placesAmongAll(index: Tensor2D, slots: number): Tensor1D {
+  const [batch, count] = index.shape
   const start = tensor(
     Int32Array.from({ length: batch }, (_, row) => row * slots),
     [batch, 1],
     'int32',
   )
-  const flat = cast(reshape(add(index, start), [batch * count]), 'int32') as Tensor1D
-  return reshape(gather(reshape(x, [batch * slots, ...rest]), flat), [batch, count, ...rest])
+  return cast(reshape(add(index, start), [batch * count]), 'int32') as Tensor1D
+}
+
+/** The slots of x [batch, slots, ...] at those places: [batch, count, ...]. */
+function slotsAt(x: Tensor, places: Tensor1D): Tensor {
+  const [batch, slots, ...rest] = x.shape as [number, number, ...number[]]
+  return reshape(gather(reshape(x, [batch * slots, ...rest]), places), [batch, places.size / batch, ...rest])
+}
+
+/** Slots of x [batch, slots, ...] by index [batch, count], each row of the batch its own: [batch, count, ...]. */
+export const pickSlots = (x: Tensor, index: Tensor2D): Tensor =>
+  slotsAt(x, placesAmongAll(index, x.shape[1]!))
+
+/**
+ * Places for so many slots, up to a thirty-second more than needed: large memories come in few sizes, so that a backend finds
+ * the buffers and commands of the step before, and reads several slots at once.
+ */
+export function roomFor(slots: number): number {
+  const unit = 2 ** Math.max(0, Math.floor(Math.log2(slots / 32)))
+  return Math.ceil(slots / unit) * unit
 }
 
 /** x followed by y along the slot axis, where either may be empty. */
@@ -153,7 +170,8 @@ export function scatteredNext(block: Block, state: NamedTensors = {}): LayerMemo
       ...state,
     },
     alive: memory.alive.map((alive, row) => alive + (validSteps?.[row] ?? length)),
-    gapless: length,
+    gapless: (memory.gapless ?? 0) + length,
+    fresh: length,
   }
 }
 
@@ -179,8 +197,9 @@ export function keepSlots(
   gapless: number,
 ): LayerMemory {
   const [batch, count] = index.shape
+  const places = placesAmongAll(index, memory.tensors.hidden!.shape[1]!)
   const tensors = Object.fromEntries(
-    Object.entries(memory.tensors).map(([name, value]) => [name, pickSlots(value, index)]),
+    Object.entries(memory.tensors).map(([name, value]) => [name, slotsAt(value, places)]),
   )
   const inUse = Float32Array.from({ length: batch * count }, (_, at) =>
     at % count >= count - alive[Math.floor(at / count)]! ? 1 : 0,

@@ -5,12 +5,12 @@
  */
 import {
   type ForgettingMethod,
-  joinSlots,
   keepSlots,
   type LayerMemory,
   linear,
   type NamedTensors,
   newestSlots,
+  roomFor,
   scatteredEnter,
   scatteredGroups,
   scatteredNext,
@@ -24,6 +24,7 @@ import {
   ceil,
   clipByValue,
   clone,
+  concat,
   expandDims,
   fill,
   floor,
@@ -80,12 +81,13 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
   const farthest = maxSpan + ramp
   const most = Math.min(farthest, budget ?? farthest)
 
-  /** e of hidden states as attention reads them: [batch, slots, width] → [batch, slots]. */
-  const spansOf = (hidden: Tensor3D, { weight, bias }: NamedTensors): Tensor2D => {
-    const [batch, slots] = hidden.shape
-    if (slots === 0) return zeros([batch, slots])
-    const scores = mul(linear(hidden, weight!), 1 / divider)
-    return mul(sigmoid(add(reshape(scores, [batch, slots]), bias!)), maxSpan)
+  /** e of hidden states as attention reads them, piece by piece [batch, slots, width] → [batch, slots of all]. */
+  const spansOf = (pieces: readonly Tensor3D[], { weight, bias }: NamedTensors): Tensor2D => {
+    const there = pieces.filter((hidden) => hidden.shape[1] > 0)
+    if (there.length === 0) return zeros([pieces[0]!.shape[0], 0])
+    const scores = there.map((hidden) => reshape(linear(hidden, weight!), [hidden.shape[0], hidden.shape[1]]))
+    const all = scores.length === 1 ? scores[0]! : concat(scores, 1)
+    return mul(sigmoid(add(divider === 1 ? all : mul(all, 1 / divider), bias!)), maxSpan)
   }
   const seenIn = ({ training, draw }: { training: boolean; draw: number }, span: Tensor2D): Tensor2D =>
     training && shorten ? minimum(span, draw * maxSpan) : span
@@ -130,10 +132,8 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
     },
     recall: (block) => {
       const groups = scatteredGroups(block)
-      const spans = groups.flatMap(({ pieces }) =>
-        pieces.map(({ hidden }) => spansOf(hidden, block.parameters)),
-      )
-      const span = spans.reduce((older, newer) => joinSlots(older, newer) as Tensor2D)
+      const pieces = groups.flatMap((group) => group.pieces.map(({ hidden }) => hidden))
+      const span = spansOf(pieces, block.parameters)
       const seen = seenIn(block, span)
       return { groups, terms: [termOf(seen)], carry: { span, seen } }
     },
@@ -153,24 +153,28 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
       }
     },
     overlay: ({ hidden, age, valid, queries, parameters, ...pass }) => {
-      const span = spansOf(hidden, parameters)
+      const span = spansOf([hidden], parameters)
       const seen = seenIn(pass, span)
       const penalty = penaltyOf({ span, seen, age, valid, length: queries.shape[1] })
       return { terms: [termOf(seen)], penalty: mean(penalty) as Scalar }
     },
     compact: async (_, memory) => {
-      const { tensors, alive, gapless = 0 } = memory
+      const { tensors, alive, gapless = 0, fresh = gapless } = memory
       const [rows, slots] = tensors.age!.shape as [number, number]
-      if (slots <= Math.min(gapless, most) && alive.every((count) => count === slots)) return memory
+      if (slots <= Math.min(fresh, most) && alive.every((count) => count === slots)) return memory
       const lives = tidy(() => leftOf(memory, ramp))
       const left = await lives.data()
       lives.dispose()
-      const kept = survivors({ left, rows, block: gapless }, deletion, budget)
+      const kept = survivors({ left, rows, block: fresh }, deletion, budget)
       // One at least: not every backend gathers nothing.
-      const places = Math.max(1, ...kept.map(({ length }) => length))
+      const needed = Math.max(1, ...kept.map(({ length }) => length))
+      const places = Math.min(slots, Math.max(needed, Math.min(roomFor(needed), most)))
       if (places === slots && kept.every(({ length }, row) => length === alive[row])) return memory
       const index = kept.flatMap((row) => [...new Array<number>(places - row.length).fill(0), ...row])
-      const host = { alive: kept.map(({ length }) => length), gapless: gaplessOf(kept, slots, gapless) }
+      const host = {
+        ...{ alive: kept.map(({ length }) => length), fresh: Math.min(fresh, needed) },
+        gapless: gaplessOf(kept, slots, gapless),
+      }
       const next = tidy(() => ({
         ...keepSlots(memory, tensor2d(index, [rows, places], 'int32'), host.alive, host.gapless).tensors,
       }))
@@ -183,13 +187,13 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
         ? scatteredEnter
         : (_: unknown, other: LayerMemory) => newestSlots(other)
       const { hidden, age, valid } = enter(layer, memory)
-      const span = spansOf(hidden.size > 0 ? normalise(hidden) : hidden, parameters)
+      const span = spansOf([hidden.size > 0 ? normalise(hidden) : hidden], parameters)
       return { span: mul(span, valid), remaining: mul(sub(span, add(age, 1)), valid) }
     },
     decode: {
       capacity: () => most + 1,
       enter: (layer, memory) => scatteredEnter(layer, longestLived(memory, most, ramp)),
-      describe: (hidden, { parameters }) => ({ life: spansOf(hidden, parameters) }),
+      describe: (hidden, { parameters }) => ({ life: spansOf([hidden], parameters) }),
       alive: ({ age, state }) => cast(greater(add(sub(state.life!, age), ramp), 0), 'float32') as Tensor2D,
       worth: ({ age, state }) => sub(state.life!, age),
       recall: ({ state }) => ({ terms: [termOf(state.life!)] }),

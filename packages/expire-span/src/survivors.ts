@@ -47,13 +47,13 @@ export function survivors(
   })
 }
 
-/** How many of the newest places follow each other without a gap in every row, of `block` that did so before. */
-export function gaplessOf(kept: readonly (readonly number[])[], slots: number, block: number): number {
+/** How many of the newest places follow each other without a gap in every row, of `before` that did so before. */
+export function gaplessOf(kept: readonly (readonly number[])[], slots: number, before: number): number {
   const runs = kept.map((places) => {
     let run = 0
     while (run < places.length && places[places.length - 1 - run] === slots - 1 - run) run++
     // Before the oldest slot of a row are only empty places.
-    return run === places.length ? block : run
+    return run === places.length ? before : run
   })
-  return Math.min(block, ...runs)
+  return Math.min(before, ...runs)
 }

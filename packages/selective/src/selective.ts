@@ -154,13 +154,13 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
       }
     },
     settle: (block, { carry }, { selection }) => {
-      const { layer, traced, length } = block
+      const { layer, traced } = block
       const { during, after } = selection!
       const all = scatteredNext(block, { F: after, bos: carry!.bos! })
       const count = Math.min(sizeOf(layer), after.shape[1])
       const memory =
         count === after.shape[1] || count === span
-          ? newestSlots(all, count, (block.memory.gapless ?? 0) + length)
+          ? newestSlots(all, count)
           : keepSlots(
               all,
               survivors(all, count, span),
@@ -233,8 +233,8 @@ const votesOf = (during: Tensor3D, after: Tensor2D) => {
   return sub(later, during)
 }
 
-/** The newest `count` slots, of which the newest `gapless` follow each other. */
-function newestSlots({ tensors, alive }: LayerMemory, count: number, gapless: number): LayerMemory {
+/** The newest `count` slots. */
+function newestSlots({ tensors, alive, gapless = 0 }: LayerMemory, count: number): LayerMemory {
   const newest = (x: Tensor) => slotsFrom(x, x.shape[1]! - count, count)
   return {
     tensors: Object.fromEntries(Object.entries(tensors).map(([name, x]) => [name, newest(x)])),
