@@ -88,10 +88,66 @@ const groupsKept = 4096
 const batchFlag = 'WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE'
 const dispatchesPerSubmit = 64
 
-/** A buffer of sizes, and the bind groups that have it. */
+/** A buffer of sizes that is kept. */
 interface Sizes {
+  readonly key: string
   readonly binding: Binding
-  readonly groups: Map<string, object>
+  /** The buffer was given back. */
+  forgotten: boolean
+}
+
+/** What was made for a dispatch. */
+interface Group {
+  readonly group: object
+  readonly sizes: Sizes
+}
+
+/** Values by sequences of numbers, which cost less to compare than the strings they would make. */
+class BySequence<Value> {
+  readonly #rows = new Map<number, { readonly sequence: readonly number[]; value: Value }[]>()
+  count = 0
+
+  get(sequence: readonly number[]): Value | undefined {
+    return this.#find(sequence)?.value
+  }
+
+  set(sequence: readonly number[], value: Value): void {
+    const known = this.#find(sequence)
+    if (known) {
+      known.value = value
+      return
+    }
+    const hash = hashOf(sequence)
+    const row = this.#rows.get(hash) ?? []
+    if (row.length === 0) this.#rows.set(hash, row)
+    row.push({ sequence: [...sequence], value })
+    this.count++
+  }
+
+  clear(): void {
+    this.#rows.clear()
+    this.count = 0
+  }
+
+  #find(sequence: readonly number[]) {
+    const row = this.#rows.get(hashOf(sequence))
+    if (row)
+      for (const entry of row)
+        if (entry.sequence.length === sequence.length && isSame(entry.sequence, sequence)) return entry
+    return undefined
+  }
+}
+
+function hashOf(sequence: readonly number[]): number {
+  let hash = 0
+  // Fractions count, too: 2^32 / golden ratio, as in Knuth's multiplicative hashing.
+  for (let i = 0; i < sequence.length; i++) hash = Math.imul(hash ^ (sequence[i]! * 8191), 0x9e3779b1)
+  return hash ^ (hash >>> 15)
+}
+
+function isSame(one: readonly number[], other: readonly number[]): boolean {
+  for (let i = 0; i < one.length; i++) if (one[i] !== other[i]) return false
+  return true
 }
 
 /** @param backend that of tfjs, which has started */
@@ -102,9 +158,10 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
   const numbers = new WeakMap<object, number>()
   let lastNumber = 0
   const numberOf = (thing: object) => {
-    const number = numbers.get(thing) ?? ++lastNumber
-    numbers.set(thing, number)
-    return number
+    const known = numbers.get(thing)
+    if (known !== undefined) return known
+    numbers.set(thing, ++lastNumber)
+    return lastNumber
   }
 
   reuseInOrder(backend.bufferManager, numberOf)
@@ -114,7 +171,8 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
   /** By what is written in them, those used last at the end; without sizes what was met once, by its submission. */
   const met = new Map<string, Sizes | number>()
   let submissions = 0
-  let groups = 0
+  /** By what a dispatch is made of. */
+  const groups = new BySequence<Group>()
 
   function sizesOf(uniforms: readonly Uniform[]): Sizes | Binding {
     let key = ''
@@ -134,7 +192,7 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
     }
     // tfjs would use the buffer again after this submission.
     backend.uniformPendingDisposal.pop()
-    const sizes = { binding, groups: new Map() }
+    const sizes = { key, binding, forgotten: false }
     met.set(key, sizes)
     return sizes
   }
@@ -145,30 +203,51 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
     met.delete(oldest)
     if (typeof sizes === 'number') return
     backend.uniformPendingDisposal.push(sizes.binding.buffer)
-    groups -= sizes.groups.size
+    sizes.forgotten = true
   }
 
-  function groupOf(pipeline: Pipeline, sizes: Sizes | Binding, tensors: readonly Tensor[]): object {
-    const make = (binding: Binding) =>
-      backend.device.createBindGroup({
-        layout: pipeline.getBindGroupLayout(0),
-        entries: [...tensors.map((tensor) => backend.tensorToBinding(tensor)), binding].map(
-          (resource, index) => ({ binding: index, resource }),
-        ),
-      })
-    if (!('groups' in sizes)) return make(sizes)
-    let key = String(numberOf(pipeline))
-    for (const { dataId } of tensors) key += `,${numberOf(backend.tensorMap.get(dataId).resource!)}`
-    const known = sizes.groups.get(key)
-    if (known) return known
-    if (groups >= groupsKept) {
-      for (const other of met.values()) if (typeof other === 'object') other.groups.clear()
-      groups = 0
+  function known(sequence: readonly number[]): object | undefined {
+    const found = groups.get(sequence)
+    if (!found || found.sizes.forgotten) return undefined
+    const { key } = found.sizes
+    met.delete(key)
+    met.set(key, found.sizes)
+    return found.group
+  }
+
+  function make(program: Program, uniforms: readonly Uniform[], tensors: readonly Tensor[]): object {
+    const sizes = sizesOf(uniforms)
+    const binding = 'key' in sizes ? sizes.binding : sizes
+    const entries = [...tensors.map((tensor) => backend.tensorToBinding(tensor)), binding]
+    const group = backend.device.createBindGroup({
+      layout: program.pipeline.getBindGroupLayout(0),
+      entries: entries.map((resource, index) => ({ binding: index, resource })),
+    })
+    if ('key' in sizes) {
+      if (groups.count >= groupsKept) groups.clear()
+      groups.set(sequence, { group, sizes })
     }
-    const group = make(sizes.binding)
-    sizes.groups.set(key, group)
-    groups++
     return group
+  }
+
+  /** All that a dispatch depends on: shader, buffers, sizes. Used again and again, so that none has to be made. */
+  const sequence: number[] = []
+  function describe(program: Program, tensors: readonly Tensor[], own: readonly Uniform[] | undefined): void {
+    sequence.length = 0
+    sequence.push(numberOf(program.pipeline))
+    for (const { dataId, shape } of tensors) {
+      sequence.push(numberOf(backend.tensorMap.get(dataId).resource!), shape.length)
+      for (const size of shape) sequence.push(size)
+    }
+    if (program.size) {
+      sequence.push(program.outputComponent ?? 1)
+      for (const size of program.outputShape) sequence.push(size)
+    }
+    if (own)
+      for (const { type, data } of own) {
+        sequence.push(type === 'float32' ? -1 : -2, data.length)
+        for (const value of data) sequence.push(value)
+      }
   }
 
   backend.recordAndSubmit = (program, output, inputs, own) => {
@@ -176,22 +255,9 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
       stock.call(backend, program, output, inputs, own)
       return
     }
-    // The struct that tfjs's shaders begin with: NaN, infinity, the shapes and strides of all, the size of the result.
-    const uniforms: Uniform[] = [
-      { type: 'float32', data: [Number.NaN] },
-      { type: 'float32', data: [Number.POSITIVE_INFINITY] },
-    ]
-    for (const { shape } of [...inputs, output])
-      uniforms.push({ type: 'int32', data: shape }, { type: 'int32', data: tf.util.computeStrides(shape) })
-    if (program.size) {
-      const size = tf.util.sizeFromShape(program.outputShape)
-      uniforms.push({
-        type: 'int32',
-        data: [program.outputComponent ? size / program.outputComponent : size],
-      })
-    }
-    if (own) uniforms.push(...own)
-    const group = groupOf(program.pipeline, sizesOf(uniforms), [output, ...inputs])
+    const tensors = [output, ...inputs]
+    describe(program, tensors, own)
+    const group = known(sequence) ?? make(program, uniformsOf(program, output, inputs, own), tensors)
     for (const { dataId } of inputs) backend.commandQueueOwnedIds.add(dataId)
     backend.commandQueueOwnedIds.add(output.dataId)
 
@@ -210,6 +276,30 @@ export function recordRepeatedly(given: tf.KernelBackend): void {
     submissions++
     submitQueue.call(backend)
   }
+}
+
+/** The struct that tfjs's shaders begin with: NaN, infinity, the shapes and strides of all, the size of the result. */
+function uniformsOf(
+  program: Program,
+  output: Tensor,
+  inputs: readonly Tensor[],
+  own: readonly Uniform[] | undefined,
+): Uniform[] {
+  const uniforms: Uniform[] = [
+    { type: 'float32', data: [Number.NaN] },
+    { type: 'float32', data: [Number.POSITIVE_INFINITY] },
+  ]
+  for (const { shape } of [...inputs, output])
+    uniforms.push({ type: 'int32', data: shape }, { type: 'int32', data: tf.util.computeStrides(shape) })
+  if (program.size) {
+    const size = tf.util.sizeFromShape(program.outputShape)
+    uniforms.push({
+      type: 'int32',
+      data: [program.outputComponent ? size / program.outputComponent : size],
+    })
+  }
+  if (own) uniforms.push(...own)
+  return uniforms
 }
 
 /**
