@@ -265,21 +265,33 @@ fn main(index: i32) {
     },
   ) as [Tensor, Tensor]
   const gradients = ['dscale', 'dbias'].slice(0, count)
+  // Columns side by side, each by several threads that take parts in turn.
+  const [columns, threads] = [16, 256]
   const totals = runAll(
     {
       key: `norm-totals/${count}`,
       inputs: ['partial'],
       results: gradients,
       uniforms: 'width: i32, parts: i32, ',
-      threads: rowThreads,
+      threads,
       code: () => `
-fn main(k: i32) {
+${gradients.map((name) => `var<workgroup> sums_${name}: array<f32, ${threads}>;`).join('\n')}
+fn main(index: i32) {
+  let local = i32(localIndex);
   let width = uniforms.width;
-  if (k >= width) { return; }
+  let k = index / ${threads} * ${columns} + local % ${columns};
   ${gradients.map((name) => `var of_${name} = 0.0;`).join(' ')}
-  for (var part = 0; part < uniforms.parts; part++) {
-    let place = part * ${count} * width + k;
-    ${gradients.map((name, kind) => `of_${name} += partial[place + ${kind} * width];`).join(' ')}
+  if (k < width) {
+    for (var part = local / ${columns}; part < uniforms.parts; part += ${threads / columns}) {
+      let place = part * ${count} * width + k;
+      ${gradients.map((name, kind) => `of_${name} += partial[place + ${kind} * width];`).join(' ')}
+    }
+  }
+  ${gradients.map((name) => `sums_${name}[local] = of_${name};`).join(' ')}
+  workgroupBarrier();
+  if ((local >= ${columns}) | (k >= width)) { return; }
+  for (var other = local + ${columns}; other < ${threads}; other += ${columns}) {
+    ${gradients.map((name) => `of_${name} += sums_${name}[other];`).join(' ')}
   }
   ${gradients.map((name) => `${name}[k] = of_${name};`).join(' ')}
 }`,
@@ -287,7 +299,7 @@ fn main(k: i32) {
     {
       inputs: [partial],
       into: gradients.map(() => [size]),
-      workgroups: Math.ceil(size / rowThreads),
+      workgroups: Math.ceil(size / columns),
       uniforms: [integers(size), integers(parts)],
     },
   )
