@@ -52,7 +52,15 @@ import {
   tileCode,
   times,
 } from './tiles'
-import { chooseTile, floatsOfPairs, pairPitch, placesAtATime, type Tile } from './tiling'
+import {
+  chooseTile,
+  floatsOfPairs,
+  floatsOfSlots,
+  pairPitch,
+  placesAtATime,
+  slotRows,
+  type Tile,
+} from './tiling'
 
 /** Attention received by each slot, summed over queries, mean over heads [batch, slots]. */
 export function massOf(inputs: Inputs, plan: Plan, parts: Tensor, scale: number): Tensor {
@@ -101,9 +109,6 @@ interface Packed {
   readonly positions: readonly Tensor[]
 }
 
-/** Rows of slots' gradients: keys, values and, where there are lives, these. */
-const slotRows = ({ size, life }: Plan) => 2 * size + (life ? 1 : 0)
-
 /**
  * Runs the three programs for some heads at a time. A tensor has, for each of them, its pairs' gradients (see
  * floatsOfPairs), and behind these the gradients of all slots: tfjs gives a program one output.
@@ -121,9 +126,7 @@ function pairGradientsOf(inputs: Inputs, plan: Plan, scale: number): Packed {
   const whole = declared({ ...inputs })
   const { queries: queryRows, keys, slots: known, positions: placedKeys, persistent } = inputs
   const placed = placedGroups(groups)
-  let packed: readonly number[] | Tensor = [
-    end + batch * heads * slotRows(plan) * (plan.slots + plan.persistent),
-  ]
+  let packed: readonly number[] | Tensor = [end + floatsOfSlots(plan)]
   let queries: readonly number[] | Tensor = [tiles.queries.splits * batch, heads, rows.count, block]
   let positions: readonly (readonly number[] | Tensor)[] = placed.map(({ positions: { low, high } }) => [
     batch,

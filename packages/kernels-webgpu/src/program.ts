@@ -218,29 +218,35 @@ export function sumOf(
   { count, inner, pitch = inner, outerPitch = count * pitch, offset = 0 }: Sum,
   { ending, inputs, columns }: After = nothingAfter,
 ): Tensor {
-  return runPerElement(
+  const given = [inner, pitch, outerPitch, offset, ...(ending.key === '' ? [] : [columns])]
+  const unit = sizeOf(into) > 0 && given.every((number) => number % 4 === 0) ? 4 : 1
+  const quads = unit === 4
+  return run(
     {
-      key: `sum${ending.key}`,
+      key: `sum${ending.key}${quads ? '/quads' : ''}`,
       inputs: ['x', ...ending.inputs],
+      vectors: quads ? ['x', 'result'] : [],
       uniforms: 'counts: vec4<i32>, places: vec4<i32>, ',
+      threads: elementThreads,
       code: () => `${ending.code}
 fn main(index: i32) {
   if (index >= i32(arrayLength(&result))) { return; }
   let inner = index % uniforms.counts.y;
   let origin = (index / uniforms.counts.y) * uniforms.places.x + uniforms.places.z + inner;
-  var sum = 0.0;
+  var sum = ${quads ? 'vec4<f32>()' : '0.0'};
   for (var n = 0; n < uniforms.counts.x; n++) { sum += x[origin + n * uniforms.places.y]; }
-  let column = index % uniforms.places.w;
-  result[index] = endingOf(sum, index - column, column);
+  let column = index * ${unit} % uniforms.places.w;
+  result[index] = ${quads ? 'endingOfQuad' : 'endingOf'}(sum, index * ${unit} - column, column);
 }`,
     },
     {
       inputs: [x, ...inputs],
       into,
       uniforms: [
-        { type: 'int32', data: [count, inner, 0, 0] },
-        { type: 'int32', data: [outerPitch, pitch, offset, columns] },
+        { type: 'int32', data: [count, inner / unit, 0, 0] },
+        { type: 'int32', data: [outerPitch / unit, pitch / unit, offset / unit, columns] },
       ],
+      workgroups: Math.ceil(sizeOf(into) / unit / elementThreads),
     },
   )
 }

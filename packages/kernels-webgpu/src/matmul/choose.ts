@@ -22,8 +22,11 @@ const allTiles: readonly Tiles[] = [
   tiles(128, 64, 8, [8, 8], true),
   tiles(128, 64, 16, [8, 8], false),
   tiles(128, 64, 16, [8, 4], false),
+  tiles(64, 128, 16, [8, 8], false),
   tiles(64, 64, 16, [8, 8], true),
+  tiles(64, 64, 16, [8, 8], false),
   tiles(64, 64, 16, [8, 4], true),
+  tiles(64, 64, 16, [8, 4], false),
   tiles(64, 64, 32, [8, 4], false),
   tiles(64, 64, 16, [4, 4], true),
   tiles(64, 64, 32, [4, 4], false),
@@ -74,21 +77,25 @@ export function rowsFor(product: Product): Rows {
 const busy = 128
 /** Inner axis up to which small tiles cost less than adding up parts. */
 const shortInner = 1024
+/** Inner axis from which large tiles are worth the adding up, and how many of them there must be. */
+const [longInner, someLarge] = [2048, 16]
 
 /** By what was fastest on an H100 (bench/matmul.mjs). */
 export function variantFor(product: Product): Variant {
   if (product.rows <= fewRows) return rowsFor(product)
-  const [large, medium, small] = [
+  const [large, medium, mediumInParts, small] = [
     tiles(128, 128, 16, [8, 8], false),
+    tiles(64, 64, 16, [8, 4], false),
     tiles(64, 64, 32, [8, 4], false),
     tiles(32, 32, 32, [4, 4], false),
   ]
   const whole = (tile: Tiles) => ({ ...tile, parts: 1 })
+  const inParts = (tile: Tiles) => ({ ...tile, parts: partsFor(tile, product) })
   if (workgroupsOf(large, product) >= 2 * busy) return whole(large)
+  if (product.inner >= longInner && workgroupsOf(large, product) >= someLarge) return inParts(large)
   if (workgroupsOf(medium, product) >= busy) return whole(medium)
   if (workgroupsOf(small, product) >= 2 * busy && product.inner <= shortInner) return whole(small)
-  const shared = product.rows <= 32 || product.columns <= 32 ? small : medium
-  return { ...shared, parts: partsFor(shared, product) }
+  return inParts(product.rows <= 32 || product.columns <= 32 ? small : mediumInParts)
 }
 
 /** What may be worth measuring for a product: every tile, each with one part and with as many as seem right. */
