@@ -483,6 +483,13 @@ const table = {
     kind: 'flag',
     help: 'bench train, memory: the same by tfjs’s own wasm backend, by turns',
   },
+  turn: {
+    ...measuring,
+    kind: 'whole',
+    least: 1,
+    default: 2,
+    help: 'bench train, memory: steps of one side at a time; on a GPU some ten, it changes sides slowly',
+  },
   parts: { ...measuring, kind: 'flag', help: 'bench train: also where the time of a step goes, by kernel' },
   markdown: { ...measuring, kind: 'flag', help: 'a table for a document' },
   unpatched: { ...measuring, kind: 'flag', hidden: true, help: 'measure tfjs’s own wasm backend' },

@@ -20,7 +20,7 @@ export const benchDefaults = {
 
 /** Options that say how to measure, not what: no case inherits them. */
 const ofTheWhole: readonly OptionName[] = [
-  ...(['methods', 'spans', 'against', 'stock', 'by-turns'] as const),
+  ...(['methods', 'spans', 'against', 'stock', 'turn', 'by-turns'] as const),
   ...(['parts', 'json', 'markdown', 'config', 'data', 'help'] as const),
 ]
 

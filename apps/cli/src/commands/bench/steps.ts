@@ -56,7 +56,7 @@ export async function measureSteps(
   for (const each of cases) {
     const first = cases.find(({ options }) => options.span === each.options.span)!
     const reference = given.against ?? referenceOf(given, each, first)
-    rows.push(await measureByTurns(what, each, reference, steps))
+    rows.push(await measureByTurns(what, each, reference, { steps, turn: given.turn }))
   }
   return rows
 }
@@ -131,7 +131,7 @@ async function measureByTurns(
   what: string,
   each: Case,
   reference: string | Case | undefined,
-  steps: number,
+  { steps, turn }: { readonly steps: number; readonly turn: number | undefined },
 ): Promise<StepRow> {
   const sides: Side[] = []
   const begin = async (name: string, command: string | readonly string[], settings?: Settings) => {
@@ -158,7 +158,7 @@ async function measureByTurns(
         return ours.take(count)
       },
     }
-    const rounds = await takeTurns(other ?? { take: async () => [] }, watched, steps)
+    const rounds = await takeTurns(other ?? { take: async () => [] }, watched, steps, turn)
     const row = async (side: Side) =>
       sideRow(side.times, await side.finish(), about.settings.batch * about.settings.block)
     return {

@@ -48,7 +48,7 @@ describe('a side', () => {
   })
 })
 
-test('sides take turns of two steps, each of them first as often', async () => {
+test('sides take turns, of two steps where nothing else is said, each of them first as often', async () => {
   const log: string[] = []
   const side = (name: string, ms: number) => ({
     take: async (steps: number) => {
@@ -63,4 +63,7 @@ test('sides take turns of two steps, each of them first as often', async () => {
     { numerator: [3, 3], denominator: [2, 2] },
     { numerator: [3], denominator: [2] },
   ])
+  log.length = 0
+  await takeTurns(side('a', 3), side('b', 2), 5, 4)
+  expect(log).toEqual(['a4', 'b4', 'b1', 'a1'])
 })

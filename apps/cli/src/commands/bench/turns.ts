@@ -157,14 +157,15 @@ function parseReply(line: string): Reply | null {
   }
 }
 
-/** Two steps of a side at a time: the second runs with warm caches, the first as after a change of sides. */
-const stepsPerTurn = 2
-
-/** Lets two sides take steps by turns, the one that begins a round changing. */
+/**
+ * Lets two sides take steps by turns, the one that begins a round changing. Two at a time: the second runs with warm caches,
+ * the first as after a change of sides.
+ */
 export async function takeTurns(
   numerator: Pick<Side, 'take'>,
   denominator: Pick<Side, 'take'>,
   steps: number,
+  stepsPerTurn = 2,
 ): Promise<Round[]> {
   const rounds: Round[] = []
   for (let left = steps; left > 0; left -= stepsPerTurn) {
