@@ -201,14 +201,12 @@ export function keepSlots(
   const tensors = Object.fromEntries(
     Object.entries(memory.tensors).map(([name, value]) => [name, slotsAt(value, places)]),
   )
+  if (alive.every((slots) => slots === count)) return { tensors, alive, gapless }
   const inUse = Float32Array.from({ length: batch * count }, (_, at) =>
     at % count >= count - alive[Math.floor(at / count)]! ? 1 : 0,
   )
-  return {
-    tensors: { ...tensors, valid: mul(tensors.valid!, tensor2d(inUse, [batch, count])) },
-    alive,
-    gapless,
-  }
+  const valid = mul(tensors.valid!, tensor2d(inUse, [batch, count]))
+  return { tensors: { ...tensors, valid }, alive, gapless }
 }
 
 /** How a contiguous memory whose newest slots are alive moves into the streaming decoder. */

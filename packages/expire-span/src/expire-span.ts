@@ -30,12 +30,9 @@ import {
   floor,
   greater,
   lessEqual,
-  maximum,
-  mean,
   minimum,
   mul,
   range,
-  relu,
   reshape,
   type Scalar,
   sigmoid,
@@ -93,8 +90,11 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
     training && shorten ? minimum(span, draw * maxSpan) : span
   const termOf = (life: Tensor): Term => ({ kind: 'slot-life', life: life as Tensor2D, ramp })
   const lossOf = { ramp: rampLoss, mean: meanLoss }[loss]
-  /** [batch] */
-  const penaltyOf = (slots: Spanned) => mul(lossOf(slots, ramp), penalty) as Tensor1D
+  /** Of each row [batch], and their mean. */
+  const penaltiesOf = (slots: Spanned, { values, scale } = lossOf(slots, ramp)) =>
+    mul(sum(values, 1), scale * penalty) as Tensor1D
+  const penaltyOf = (slots: Spanned, { values, scale } = lossOf(slots, ramp)) =>
+    mul(sum(values), (scale * penalty) / slots.age.shape[0]!) as Scalar
 
   return {
     specVersion: 1,
@@ -143,12 +143,15 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
       const memory = scatteredNext(block, { life: span })
       const { valid } = memory.tensors
       const age = sub(memory.tensors.age!, length)
-      const perRow = penaltyOf({ span, seen, age, valid, length })
+      const slots = { span, seen, age, valid, length }
       return {
         memory,
-        penalty: mean(perRow) as Scalar,
+        penalty: penaltyOf(slots),
         ...(block.traced && {
-          trace: { span: clone(span), mask: maskOf(seen, age, length, ramp), penalty: perRow },
+          trace: {
+            ...{ span: clone(span), mask: maskOf(seen, age, length, ramp) },
+            penalty: penaltiesOf(slots),
+          },
         }),
       }
     },
@@ -156,7 +159,7 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
       const span = spansOf([hidden], parameters)
       const seen = seenIn(pass, span)
       const penalty = penaltyOf({ span, seen, age, valid, length: queries.shape[1] })
-      return { terms: [termOf(seen)], penalty: mean(penalty) as Scalar }
+      return { terms: [termOf(seen)], penalty }
     },
     compact: async (_, memory) => {
       const { tensors, alive, gapless = 0, fresh = gapless } = memory
@@ -201,24 +204,32 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
   }
 }
 
-/**
- * Σ r / (R·M) over all pairs of the M queries and the slots with 0 < m < 1, that is -R < r < 0, per row: [batch].
- * Query i sees r = left - i, so these are the whole numbers i between left and left + R: counted, not laid out.
- */
-function rampLoss({ seen, age, valid, length }: Spanned, ramp: number): Tensor {
-  const left = sub(seen, age) // r of the first query [batch, slots]
-  const constant = stopGradient(left)
-  const first = maximum(add(floor(constant), 1), 0)
-  const last = minimum(sub(ceil(add(constant, ramp)), 1), length - 1)
-  const pairs = relu(add(sub(last, first), 1))
-  const sums = mul(pairs, sub(left, mul(add(first, last), 0.5)))
-  return mul(sum(valid ? mul(sums, valid) : sums, 1), 1 / (ramp * length))
+/** What is added up over the slots of a row [batch, slots], and times what. */
+interface Loss {
+  readonly values: Tensor
+  readonly scale: number
 }
 
-/** Mean e of the steps of the block, per row: [batch]. */
-function meanLoss({ span, age, valid, length }: Spanned): Tensor {
+/**
+ * Σ r / (R·M) over all pairs of the M queries and the slots with 0 < m < 1, that is -R < r < 0. Query i sees
+ * r = left - i, so these are the whole numbers i between left and left + R: counted, not laid out.
+ */
+function rampLoss({ seen, age, valid, length }: Spanned, ramp: number): Loss {
+  const left = sub(seen, age) // r of the first query [batch, slots]
+  const constant = stopGradient(left)
+  // All i above `before` up to `last`; the ramp is a whole number.
+  const before = clipByValue(floor(constant), -1, length - 1)
+  const last = clipByValue(add(ceil(constant), ramp - 1), -1, length - 1)
+  const pairs = sub(last, before)
+  const middle = mul(add(add(before, last), 1), 0.5)
+  const sums = mul(valid ? mul(pairs, valid) : pairs, sub(left, middle))
+  return { values: sums, scale: 1 / (ramp * length) }
+}
+
+/** Mean e of the steps of the block. */
+function meanLoss({ span, age, valid, length }: Spanned): Loss {
   const written = cast(lessEqual(age, 0), 'float32')
-  return mul(sum(mul(span, valid ? mul(written, valid) : written), 1), 1 / length)
+  return { values: mul(span, valid ? mul(written, valid) : written), scale: 1 / length }
 }
 
 /** m of every pair, whether or not the query may see the slot: [batch, block, slots]. */
