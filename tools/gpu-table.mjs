@@ -44,7 +44,8 @@ const sizes = given.tiny
     }
 
 const measured = ['--methods', given.methods, '--backend', given.backend, '--steps', given.steps, '--parts']
-const settings = ['--preset', 'fair', '--learning-rate', '1e-8', '--markdown']
+// Two processes change places slowly on a GPU.
+const settings = ['--preset', 'fair', '--learning-rate', '1e-8', '--turn', '10', '--markdown']
 const authors = /expire-span|compressive|all/.test(given.methods) ? ['--authors'] : []
 let failed = false
 for (const [title, size] of Object.entries(sizes)) {
