@@ -3,7 +3,7 @@
  * intermediate result, and whatever was saved for it, until the whole backward pass is over. Here each is freed as soon as
  * it has been used.
  */
-import { add, clone, engine, ones, type Scalar, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import { add, clone, engine, fill, ones, type Scalar, type Tensor, tidy } from '@tensorflow/tfjs-core'
 import { scope } from './scope'
 
 /** An operation on tfjs's tape. */
@@ -106,6 +106,9 @@ export function recordFor<T>(resultsOf: (made: T) => readonly Tensor[], body: ()
   return made
 }
 
+/** Values of an output nobody used from which its gradient, zeros, is made by the backend: tfjs would send it there. */
+const largeOutput = 2 ** 14
+
 function propagate(way: readonly Step[], xs: readonly Tensor[], value: Tensor): (Tensor | undefined)[] {
   /** By the id of what they are the gradients of. */
   const gradients = new Map<number, Tensor>([[value.id, ones(value.shape)]])
@@ -120,6 +123,8 @@ function propagate(way: readonly Step[], xs: readonly Tensor[], value: Tensor): 
       throw new Error(
         `${node.kernelName} has no gradient: call registerGradients() first, or register one for it`,
       )
+    for (const { id, shape, size, dtype } of node.outputs)
+      if (size >= largeOutput && !gradients.has(id)) gradients.set(id, fill(shape, 0, dtype as 'float32'))
     const parts = node.gradient(node.outputs.map(({ id }) => gradients.get(id)))
     for (const [name, { id }] of inputs) {
       const part = tidy(parts[name]!)
