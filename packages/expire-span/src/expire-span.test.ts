@@ -356,6 +356,29 @@ describe('what survives', () => {
     decoder.dispose()
   })
 
+  test('a large memory comes in few sizes, and is one run as long as nothing dies in its middle', async () => {
+    const decoder = decoderOf(expireSpan({ maxSpan: 400, ramp: 8, initialPercentage: 0.5 }), { layers: 1 })
+    let memory = decoder.initialMemory(2)
+    const sizes = new Set<number>()
+    for (let block = 0; block < 36; block++) {
+      const from = (block * 7) % 30
+      memory = (await read(decoder, memory, from, from + 7)).memory
+      const { alive, gapless, fresh, tensors } = memory.layers[0]!
+      const slots = tensors.age!.shape[1]!
+      expect(slots).toBeLessThan(alive[0]! * (1 + 1 / 32))
+      expect([Math.min(gapless!, slots), fresh]).toEqual([slots, 7])
+      if (alive[0]! < 7 * (block + 1)) sizes.add(slots)
+    }
+    expect(memory.slots).toBe(207)
+    expect([...sizes]).toEqual([208])
+    const restored = decoder.restoreMemory(await memory.serialize())
+    expect(restored.layers.map(({ gapless, fresh }) => [gapless, fresh])).toEqual(
+      memory.layers.map(({ gapless, fresh }) => [gapless, fresh]),
+    )
+    for (const each of [memory, restored]) each.dispose()
+    decoder.dispose()
+  })
+
   test('compact after a reset leaves the new stream alone, and after a restore goes on', async () => {
     const decoder = decoderOf(livelySpans({ maxSpan: 14, ramp: 12 }), fair)
     const { memory } = await readAll(decoder, lengths, false)
