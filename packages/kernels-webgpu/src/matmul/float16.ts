@@ -2,7 +2,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core'
 import { run } from '../program'
 import { fewRows, rowsFor } from './choose'
-import { multiplyBy } from './index'
+import { multiply, wayOf } from './index'
 import type { Product } from './product'
 
 /** Rounds in whole numbers: WGSL's pack2x16float leaves it to the device whether to round or to cut off. */
@@ -63,8 +63,8 @@ export function float16Product(
     columns,
     inner,
     batch: [1, 1, 1, 1],
-    left: { tensor: x, turned: false, steps: none },
-    right: { tensor: packed, turned: transpose, steps: none, float16: true },
+    left: { of: 'a', turned: false, steps: none },
+    right: { of: 'b', turned: transpose, steps: none, float16: true },
   }
-  return multiplyBy(rowsFor(product), product, [rows, columns])
+  return multiply(wayOf(rowsFor(product), product, [rows, columns]), { a: x, b: packed })
 }

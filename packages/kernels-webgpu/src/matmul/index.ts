@@ -10,58 +10,85 @@ import {
   util,
   zeros,
 } from '@tensorflow/tfjs-core'
-import { type EndingOf, endingFor } from '../ending'
-import { mostBindings, run, runAll, sumOf } from '../program'
+import { type Ending, type EndingOf, endingFor } from '../ending'
+import { mostBindings, type Run, run, runAll, type Shader, sumOf } from '../program'
 import { nameOf, type Variant, variantFor, variantsFor } from './choose'
 import { type Product, productOf } from './product'
 import { rowsGridOf, rowsShader } from './rows'
 import { gridOf, perPartOf, tilesShader, uniformsOf } from './tiles'
 
-/** Computes the product in a way that is given. */
-export function multiplyBy(
+/** How a product is computed, whatever the values. */
+interface Way {
+  /** Which of the two given is the left factor and which the right one. */
+  readonly factors: readonly ['a' | 'b', 'a' | 'b']
+  readonly shape: readonly number[]
+  readonly shader: Shader
+  readonly job: Pick<Run, 'uniforms' | 'workgroups'>
+  /** Where the inner axis is divided: how its parts are added up. */
+  readonly parts?: { readonly count: number; readonly size: number; readonly columns: number }
+  readonly ending: Ending
+}
+
+export function wayOf(
   variant: Variant,
   product: Product,
   shape: readonly number[],
-  given: EndingOf = {},
-): Tensor {
-  const ending = endingFor(given)
-  const inputs = [
-    product.left.tensor,
-    product.right.tensor,
-    ...[given.bias, given.residual].filter((tensor) => tensor !== undefined),
-  ]
-  if (variant.kind === 'rows') {
-    const grid = rowsGridOf(variant, product)
-    return run(rowsShader(variant, product, ending), {
-      inputs,
-      uniforms: uniformsOf(product, product.inner, grid),
-      workgroups: util.sizeFromShape(grid),
-      into: shape,
-    })
-  }
-  const perPart = perPartOf(variant, product, variant.parts)
-  const parts = Math.ceil(product.inner / perPart)
-  const grid = gridOf(variant, product, parts)
-  const job = { uniforms: uniformsOf(product, perPart, grid), workgroups: util.sizeFromShape(grid) }
-  if (parts === 1) return run(tilesShader(variant, product, ending), { ...job, inputs, into: shape })
-  const size = util.sizeFromShape(shape as number[])
-  const sums = run(tilesShader(variant, product, endingFor({})), {
-    ...job,
-    inputs: inputs.slice(0, 2),
-    into: [parts, size],
+  ending = endingFor({}),
+): Way {
+  const way = { factors: [product.left.of, product.right.of], shape, ending } as const
+  const jobOf = (perPart: number, grid: number[]) => ({
+    uniforms: uniformsOf(product, perPart, grid),
+    workgroups: util.sizeFromShape(grid),
   })
-  const total = sumOf(
-    sums,
-    shape,
-    { count: parts, inner: size },
-    {
-      ending,
-      inputs: inputs.slice(2),
-      columns: product.columns,
-    },
-  )
+  if (variant.kind === 'rows')
+    return {
+      ...way,
+      shader: rowsShader(variant, product, ending),
+      job: jobOf(product.inner, rowsGridOf(variant, product)),
+    }
+  const perPart = perPartOf(variant, product, variant.parts)
+  const count = Math.ceil(product.inner / perPart)
+  const job = jobOf(perPart, gridOf(variant, product, count))
+  if (count === 1) return { ...way, shader: tilesShader(variant, product, ending), job }
+  const size = util.sizeFromShape([...shape])
+  const parts = { count, size, columns: product.columns }
+  return { ...way, shader: tilesShader(variant, product, endingFor({})), job, parts }
+}
+
+/** Computes a product. `beside`: what its ending binds. */
+export function multiply(
+  { factors, shape, shader, job, parts, ending }: Way,
+  given: Readonly<Record<'a' | 'b', TensorInfo>>,
+  beside: readonly TensorInfo[] = [],
+): Tensor {
+  const inputs = factors.map((of) => given[of])
+  if (!parts) return run(shader, { ...job, inputs: [...inputs, ...beside], into: shape })
+  const { count, size, columns } = parts
+  const sums = run(shader, { ...job, inputs, into: [count, size] })
+  const total = sumOf(sums, shape, { count, inner: size }, { ending, inputs: beside, columns })
   sums.dispose()
   return total
+}
+
+/** Ways by shapes, transposes and endings: steps repeat themselves, and working one out takes longer than to record it. */
+const ways = new Map<string, Way>()
+const waysKept = 1024
+
+function knownWay(
+  a: TensorInfo,
+  b: TensorInfo,
+  transposeA: boolean,
+  transposeB: boolean,
+  ending: EndingOf = {},
+): Way {
+  const key = `${a.shape}/${b.shape}/${transposeA}/${transposeB}/${!!ending.bias}/${!!ending.residual}/${!!ending.relu}`
+  const known = ways.get(key)
+  if (known) return known
+  const { product, shape } = productOf(a, b, transposeA, transposeB)
+  const way = wayOf(variantFor(product), product, shape, endingFor(ending))
+  if (ways.size >= waysKept) ways.clear()
+  ways.set(key, way)
+  return way
 }
 
 interface WithEnding {
@@ -73,12 +100,13 @@ interface WithEnding {
 
 /** A product and what is done to its values; undefined for a result of one column, which is computed as a row. */
 export function productWith(
-  { a, b, ...ending }: WithEnding,
+  { a, b, bias, residual }: WithEnding,
   { transposeA, transposeB, relu }: { transposeA: boolean; transposeB: boolean; relu: boolean },
 ): Tensor | undefined {
-  const { product, shape } = productOf(a, b, transposeA, transposeB)
-  if (shape.at(-1) === 1) return undefined
-  return multiplyBy(variantFor(product), product, shape, { ...ending, relu })
+  if (b.shape.at(transposeB ? -2 : -1) === 1) return undefined
+  const ending = { ...(bias && { bias }), ...(residual && { residual }), relu }
+  const beside = [bias, residual].filter((tensor) => tensor !== undefined)
+  return multiply(knownWay(a, b, transposeA, transposeB, ending), { a, b }, beside)
 }
 
 /** x [rows, inner] times each of several matrices of one shape, at once; undefined unless x has few rows. */
@@ -97,6 +125,8 @@ export function products(x: Tensor, matrices: readonly Tensor[]): Tensor[] | und
   })
 }
 
+const isEmpty = ({ shape }: TensorInfo) => shape.includes(0)
+
 /** The kernel. Whatever is not float32 goes to tfjs's own. */
 export const batchMatMul =
   (stock: KernelFunc): KernelFunc =>
@@ -104,9 +134,8 @@ export const batchMatMul =
     const { a, b } = args.inputs as { a: TensorInfo; b: TensorInfo }
     const { transposeA, transposeB } = args.attrs as unknown as BatchMatMulAttrs
     if (a.dtype !== 'float32' || b.dtype !== 'float32') return stock(args)
-    const { product, shape } = productOf(a, b, transposeA, transposeB)
-    if (product.inner === 0 || util.sizeFromShape(shape) === 0) return zeros(shape)
-    return multiplyBy(variantFor(product), product, shape)
+    if (isEmpty(a) || isEmpty(b)) return zeros(productOf(a, b, transposeA, transposeB).shape)
+    return multiply(knownWay(a, b, transposeA, transposeB), { a, b })
   }
 
 export interface MeasurableVariant {
@@ -129,6 +158,6 @@ export function matMulVariants(
   return [...variants].map(([name, variant]) => ({
     name,
     chosen: name === chosen,
-    multiply: () => multiplyBy(variant, product, shape),
+    multiply: () => multiply(wayOf(variant, product, shape), { a, b }),
   }))
 }

@@ -1,9 +1,15 @@
 /** What a call of tfjs's BatchMatMul asks for, in the one form that the shaders compute. */
-import { broadcast_util, type TensorInfo, util } from '@tensorflow/tfjs-core'
+import { broadcast_util, util } from '@tensorflow/tfjs-core'
+
+/** What is known of a tensor. */
+export interface Shaped {
+  readonly shape: number[]
+}
 
 /** One side: a matrix for each product of the batch, or one for several. */
 export interface Factor {
-  readonly tensor: TensorInfo
+  /** Which of the two given. */
+  readonly of: 'a' | 'b'
   /** Stored with its two axes the other way round: left [inner, rows], right [columns, inner]. */
   readonly turned: boolean
   /** From one matrix to the next along each of the four batch axes, in values; 0 where it is broadcast. */
@@ -35,10 +41,10 @@ const sizeOf = (sizes: readonly number[]) => sizes.reduce((product, size) => pro
 export const matricesOf = ({ batch }: Product) => sizeOf(batch)
 
 /** Steps between the matrices of a tensor [...own, height, width] under a batch of four axes. */
-function stepsOf(tensor: TensorInfo): number[] {
-  const own = tensor.shape.slice(0, -2)
+function stepsOf({ shape }: Shaped): number[] {
+  const own = shape.slice(0, -2)
   const padded = [...new Array<number>(axes - own.length).fill(1), ...own]
-  const size = sizeOf(tensor.shape.slice(-2))
+  const size = sizeOf(shape.slice(-2))
   return padded.map((count, axis) => (count === 1 ? 0 : size * sizeOf(padded.slice(axis + 1))))
 }
 
@@ -48,8 +54,8 @@ function stepsOf(tensor: TensorInfo): number[] {
  * result of one column becomes a result of one row, which is stored alike.
  */
 export function productOf(
-  a: TensorInfo,
-  b: TensorInfo,
+  a: Shaped,
+  b: Shaped,
   transposeA: boolean,
   transposeB: boolean,
 ): { product: Product; shape: number[] } {
@@ -64,13 +70,13 @@ export function productOf(
       `${b.shape} and transposeA=${transposeA} and transposeB=${transposeB} must match.`,
   )
   const batchShape = broadcast_util.assertAndGetBroadcastShape(a.shape.slice(0, -2), b.shape.slice(0, -2))
-  const product = {
+  const product: Product = {
     rows,
     columns,
     inner,
     batch: [...new Array<number>(axes - batchShape.length).fill(1), ...batchShape],
-    left: { tensor: a, turned: transposeA, steps: stepsOf(a) },
-    right: { tensor: b, turned: transposeB, steps: stepsOf(b) },
+    left: { of: 'a', turned: transposeA, steps: stepsOf(a) },
+    right: { of: 'b', turned: transposeB, steps: stepsOf(b) },
   }
   return {
     product: folded(columns === 1 ? swapped(product) : product),
