@@ -54,6 +54,21 @@ describe.each(['plain.jsonl', 'packed.json.gz', 'first-line.json'])('%s', (name)
   })
 })
 
+test.each(['long.jsonl', 'long.jsonl.gz'])('%s: documents longer than what a reader keeps', async (name) => {
+  const texts = Array.from(
+    { length: 6 },
+    (_, index) => `${index}${String.fromCharCode(97 + index).repeat(400_000)}`,
+  )
+  const content = lines(texts)
+  await writeFile(join(folder, name), name.endsWith('.gz') ? gzipSync(content, { level: 1 }) : content)
+  const expected = whole(texts)
+  const { train } = await openText(join(folder, name))
+  for (const at of [1_870_000, 500_000, 1_199_990, 2_000_000]) {
+    const read = Buffer.from(Uint8Array.from(await train.read(at, at + 50)))
+    expect(read.toString()).toBe(expected.subarray(at, at + 50).toString())
+  }
+})
+
 test('characters and words too', async () => {
   await writeFile(join(folder, 'small.jsonl'), lines(['a b', 'b c', 'c d e f g h']))
   const { train, validation, tokenizer } = await openText(join(folder, 'small.jsonl'), {

@@ -154,7 +154,7 @@ class Reader {
         this.start = end
       }
     }
-    const all = parts.length === 1 ? this.held : Buffer.concat(parts)
+    const all = parts.length === 1 ? parts[0]! : Buffer.concat(parts)
     target.set(all.subarray(position - this.start, position - this.start + target.length))
     this.held = all
     const drop = position + target.length - keptBehind - this.start
