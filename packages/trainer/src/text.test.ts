@@ -71,6 +71,13 @@ test('no word is cut in two where tokens are words', async () => {
   expect(validation.length).toBe(4)
 })
 
+test('nor where words stand on lines of their own', async () => {
+  const text = 'forgetting\r\n'.repeat(10_000)
+  const { train, validation } = await openString(text, { tokenizer: 'words' })
+  expect(train.length + validation.length).toBe(20_000)
+  expect(train.vocabulary).toBe(3)
+})
+
 test('the vocabulary is that of the training part; others are unknown', async () => {
   const { tokenizer, validation } = await openString(`${'ab'.repeat(50)}zzzzzzzzzz`, {
     tokenizer: 'characters',
@@ -115,7 +122,7 @@ test('a byte order mark is no text, in strings and blobs', async () => {
   const blob = await openBlob(new Blob(['\ufeffhello']))
   expect(blob.bytes).toBe(5)
   expect(bytesTokenizer().decode(await all(blob.train))).toBe('hell')
-  expect(textSource('\ufeffab', bytesTokenizer()).length).toBe(2)
+  expect(textSource('\ufeffab', bytesTokenizer())).toMatchObject({ length: 2, bytes: 2 })
 })
 
 test('identity tells texts and tokenizers apart', async () => {

@@ -187,8 +187,9 @@ export async function openBlob(blob: Blob, options: TextOptions = {}): Promise<T
 
 /** A text that is there as a string as one source of tokens, for example for evaluation. */
 export function textSource(text: string, tokenizer: Tokenizer): TokenSource {
-  const tokens = tokenizer.encode(text.replace(/^\ufeff/, ''))
-  const bytes = new TextEncoder().encode(text)
+  const own = text.replace(/^\ufeff/, '')
+  const tokens = tokenizer.encode(own)
+  const bytes = new TextEncoder().encode(own)
   return {
     length: tokens.length,
     vocabulary: tokenizer.vocabulary,
@@ -244,7 +245,8 @@ interface Range {
 
 /**
  * The pieces of a range: at most 64 KiB each, ending where a file ends or before a single space, which is where
- * words, and the pieces that byte-level BPE works on, end. Without one near enough, at the start of a character.
+ * words, and the pieces that byte-level BPE works on, end. Without one near enough, before other white space, and without
+ * any at the start of a character.
  */
 async function* piecesOf(source: ByteSource, { from, to }: Range): AsyncGenerator<Range & { text: string }> {
   const borders = [...(source.edges ?? []).filter((edge) => edge > from && edge < to), to]
@@ -263,9 +265,13 @@ async function wordEnd(source: ByteSource, offset: number): Promise<number> {
   if (offset <= 0 || offset >= source.length) return offset
   const from = Math.max(0, offset - longestWord)
   const bytes = await source.read(from, offset + 1)
-  for (let at = offset - from - 1; at > 0; at--)
-    if (bytes[at] === 0x20 && !isSpace(bytes[at - 1]!) && !isSpace(bytes[at + 1]!)) return from + at
-  return characterStart(source, offset)
+  let otherwise: number | undefined
+  for (let at = offset - from - 1; at > 0; at--) {
+    if (!isSpace(bytes[at]!) || isSpace(bytes[at - 1]!)) continue
+    if (bytes[at] === 0x20 && !isSpace(bytes[at + 1]!)) return from + at
+    otherwise ??= from + at
+  }
+  return otherwise ?? characterStart(source, offset)
 }
 
 /** Where the training part ends: no token is cut in two. */
