@@ -43,7 +43,7 @@ export function parseCommandLine(command: CommandName, args: readonly string[]):
   for (const token of tokens ?? []) {
     if (token.kind === 'positional') positionals.push(token.value)
     if (token.kind !== 'option') continue
-    const { name, rawName, value } = token
+    const { name, rawName, value, inlineValue } = token
     const option = known[name]
     if (!option || rawName !== (rawName.startsWith('--') ? `--${name}` : '-h'))
       throw new UsageError(
@@ -55,7 +55,8 @@ export function parseCommandLine(command: CommandName, args: readonly string[]):
       continue
     }
     const optional = option.kind === 'text' && option.optional
-    if (value === undefined || (value === '' && !optional) || value.startsWith('--'))
+    // What begins like an option is one, unless it is written with the name: --prompt=--help.
+    if (value === undefined || (value === '' && !optional) || (value.startsWith('--') && !inlineValue))
       throw new UsageError(`--${name} needs a value: --${name} ${placeholder(option)}`)
     texts.set(name, [...(texts.get(name) ?? []), value])
   }

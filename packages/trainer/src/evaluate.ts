@@ -2,6 +2,7 @@
 import { breathe, crossEntropy, type Decoder, negativeLogLikelihood } from '@lethe/core'
 import { argMax, dispose, type Tensor, tidy } from '@tensorflow/tfjs-core'
 import { type Block, type BlockSource, blockTensors } from './blocks'
+import { checkVocabulary, checkWhole } from './checks'
 import { blockSource, type Source } from './streams'
 
 export interface EvaluateOptions {
@@ -77,7 +78,10 @@ export async function* evaluation(
   options: EvaluateOptions,
 ): AsyncGenerator<EvaluationProgress, Evaluation, undefined> {
   const { decoder, batch = 8, block = 64, signal, onBlock, eachLoss = false } = options
+  checkWhole('batch', batch)
+  checkWhole('block', block)
   const source = blockSource(options.source)
+  checkVocabulary(source, decoder)
   const { tokens: of, blocks } = source.evaluation({ batch, block })
   let memory = decoder.initialMemory(batch)
   const sum = { loss: 0, weight: 0, tokens: 0, right: 0, slots: 0, blocks: 0 }

@@ -6,6 +6,7 @@ import type { GenerateOptions } from './generate'
 import { generate } from './generate'
 import { likeliest } from './sampling'
 import { bytesTokenizer, charactersTokenizer } from './tokenizers'
+import { wordsFromList } from './words'
 
 const make = (vocabulary: number) =>
   new Decoder(
@@ -82,6 +83,17 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
   })
 })
 
+test('words follow the prompt as they follow each other; white space alone is no prompt', async () => {
+  await useBackend('cpu')
+  const decoder = make(4)
+  const tokenizer = wordsFromList(['the', 'river'])
+  const options = { decoder, tokenizer, tokens: 8, temperature: 0 }
+  const { tokens, text } = await run({ ...options, prompt: 'the river' })
+  expect(`the river${text}`).toBe(tokenizer.decode([2, 3, ...tokens]))
+  expect(await run({ ...options, prompt: '  ' })).toEqual(await run({ ...options, prompt: '\n' }))
+  decoder.dispose()
+})
+
 test('a signal ends the text early; wrong options are refused', async () => {
   await useBackend('cpu')
   const decoder = make(256)
@@ -96,5 +108,6 @@ test('a signal ends the text early; wrong options are refused', async () => {
   )
   await expect(run({ decoder, tokenizer, temperature: -1 })).rejects.toThrow(/temperature/)
   await expect(run({ decoder, tokenizer, tokens: 1.5 })).rejects.toThrow(/tokens must be/)
+  await expect(run({ decoder, tokenizer, block: 0 })).rejects.toThrow(/block must be a whole number/)
   decoder.dispose()
 })

@@ -2,6 +2,7 @@
 import type { Decoder } from '@lethe/core'
 import { breathe, Random } from '@lethe/core'
 import { slice, tensor1d, tensor2d, tidy } from '@tensorflow/tfjs-core'
+import { checkWhole } from './checks'
 import { DataError, OptionError } from './errors'
 import type { SamplingOptions } from './sampling'
 import { checkSampling, sampleToken } from './sampling'
@@ -13,7 +14,7 @@ const compactEvery = 64
 export interface GenerateOptions extends SamplingOptions {
   readonly decoder: Decoder
   readonly tokenizer: Tokenizer
-  /** The text to go on from; where it is empty, a line break. */
+  /** The text to go on from; where it has no tokens, a line break. */
   readonly prompt?: string
   /** How many tokens to generate: default 200. */
   readonly tokens?: number
@@ -34,7 +35,7 @@ export interface GeneratedToken {
   readonly token: number
   /** The characters that this token completed; empty in the middle of a UTF-8 sequence. */
   readonly text: string
-  /** Slots alive and bytes allocated after the token. */
+  /** Bytes allocated for the memory that the token was drawn from. */
   readonly memoryBytes: number
 }
 
@@ -42,8 +43,8 @@ export interface GeneratedToken {
 export async function* generate(options: GenerateOptions): AsyncGenerator<GeneratedToken, void, undefined> {
   const { decoder, tokenizer, tokens = 200, seed = 0, block = 64, weights = 'float32', signal } = options
   checkSampling(options)
-  if (!(Number.isInteger(tokens) && tokens >= 0))
-    throw new OptionError(`tokens must be a whole number, not ${tokens}`, { tokens })
+  checkWhole('tokens', tokens, 0)
+  checkWhole('block', block)
   if (weights !== 'float32' && weights !== 'float16')
     throw new OptionError(`weights must be float32 or float16, not ${weights}`, { weights })
   if (tokenizer.vocabulary !== decoder.config.vocabulary)
@@ -52,7 +53,8 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
       { tokenizer: tokenizer.vocabulary, decoder: decoder.config.vocabulary },
     )
   const random = new Random(seed)
-  const prompt = tokenizer.encode(options.prompt || '\n')
+  const given = tokenizer.encode(options.prompt ?? '')
+  const prompt = given.length > 0 ? given : tokenizer.encode('\n')
   if (tokens === 0) return
   // First of all, as it refuses backends that cannot serve it.
   const float16 = weights === 'float16' ? await decoder.float16Weights() : undefined
@@ -82,6 +84,8 @@ export async function* generate(options: GenerateOptions): AsyncGenerator<Genera
   let memory = decoder.startDecoding(reading)
   try {
     const text = tokenizer.decoder()
+    // What a token reads like may depend on the one before: a word follows a space.
+    for (const token of prompt) text.push(token)
     for (let count = 1; count <= tokens && !signal?.aborted; count++) {
       const token = sampleToken(logits, options, random)
       const last = count === tokens

@@ -3,7 +3,7 @@ import { Decoder, fixedSpan } from '@lethe/core'
 import { memory, tensor2d } from '@tensorflow/tfjs-core'
 import { beforeAll, expect, test } from 'vitest'
 import { type MultipleChoiceOptions, multipleChoice, parseQuestions, type Question } from './multiple-choice'
-import { bytesTokenizer } from './tokenizers'
+import { bytesTokenizer, type Tokenizer } from './tokenizers'
 
 const line = (ctx: unknown, endings: unknown, label: unknown) =>
   JSON.stringify({ ctx, endings, label, ind: 7 })
@@ -23,6 +23,8 @@ test.each([
   [line('x', ['a'], 0), /no two or more "endings"/],
   [line('x', ['a', ''], 0), /no two or more "endings"/],
   [line('x', ['a', 'b'], undefined), /has no "label" \(is it a test set/],
+  [line('x', ['a', 'b'], null), /has no "label" \(is it a test set/],
+  [line('x', ['a', 'b'], [1]), /has the "label" \[1\] for 2 endings/],
   [line('x', ['a', 'b'], 2), /has the "label" 2 for 2 endings/],
   [line('x', ['a', 'b'], 'a'), /has the "label" "a" for 2 endings/],
 ] as [string, RegExp][])('%s is refused', (text, message) => {
@@ -106,6 +108,18 @@ test('the choice is the most probable ending, alone and per character, however m
     expect(found.standardError.accuracy).toBeCloseTo(Math.sqrt((0.75 * 0.25) / 12), 10)
   }
   expect(memory().numTensors).toBe(before)
+})
+
+test('white space after a context is part of the ending, also where tokens begin with a space', async () => {
+  const tokenizer: Tokenizer = {
+    ...bytesTokenizer(),
+    encode: (text) =>
+      Int32Array.from(text.match(/ ?\S+|\s/g) ?? [], (part) =>
+        Array.from(part).reduce((sum, character) => (7 * sum + character.charCodeAt(0)) % 256, 0),
+      ),
+  }
+  const spaced = questions.map((question) => ({ ...question, context: `${question.context} ` }))
+  expect(await result({ tokenizer, questions: spaced })).toEqual(await result({ tokenizer, questions }))
 })
 
 test('a tokenizer that makes nothing of an ending is refused; an abort frees everything', async () => {

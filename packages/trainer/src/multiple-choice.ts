@@ -7,6 +7,7 @@
  */
 import { breathe, type Decoder, negativeLogLikelihood } from '@lethe/core'
 import { dispose, tensor2d, tidy } from '@tensorflow/tfjs-core'
+import { checkVocabulary, checkWhole } from './checks'
 import { DataError } from './errors'
 import type { Tokenizer } from './tokenizers'
 
@@ -69,9 +70,9 @@ export function parseQuestions(text: string, path = 'the file'): Question[] {
       !endings.every((ending) => typeof ending === 'string' && ending.trim() !== '')
     )
       throw refuse('has no two or more "endings"')
-    if (label === undefined || label === '')
+    if (label === undefined || label === null || label === '')
       throw refuse('has no "label" (is it a test set without answers?)')
-    const right = Number(label)
+    const right = typeof label === 'number' || typeof label === 'string' ? Number(label) : Number.NaN
     if (!(Number.isInteger(right) && right >= 0 && right < endings.length))
       throw refuse(`has the "label" ${JSON.stringify(label)} for ${endings.length} endings`)
     questions.push({ context: ctx, endings, label: right })
@@ -94,9 +95,13 @@ export async function* multipleChoice(
   options: MultipleChoiceOptions,
 ): AsyncGenerator<{ readonly done: number; readonly of: number }, MultipleChoiceResult, undefined> {
   const { decoder, tokenizer, questions, batch = 32, block = 64, signal } = options
+  checkWhole('batch', batch)
+  checkWhole('block', block)
+  checkVocabulary(tokenizer, decoder)
   const rows = questions.flatMap(({ context, endings }, question) => {
     const start = /\s$/.test(context) ? context : `${context} `
-    const from = tokenizer.encode(context).length
+    // White space between the two belongs to the ending, whose first token may have it in it.
+    const from = tokenizer.encode(context.trimEnd()).length
     return endings.map((text, ending): Row => {
       const tokens = tokenizer.encode(start + text)
       if (from === 0 || tokens.length <= from)

@@ -70,6 +70,7 @@ export async function demoCommand(line: CommandLine): Promise<number> {
     prompt,
     ...samplingOf(given),
     tokens,
+    block: settings.block,
     seed: settings.seed,
   })
   for await (const part of sample) {

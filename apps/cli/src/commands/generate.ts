@@ -7,7 +7,9 @@ import type { Given } from '../options'
 import { colours } from '../output'
 
 export async function generateCommand({ given, positionals }: CommandLine): Promise<number> {
-  const { decoder, tokenizer, step } = await openTextModel('generate', positionals, () => startBackend(given))
+  const { decoder, tokenizer, config, step } = await openTextModel('generate', positionals, () =>
+    startBackend(given),
+  )
   const prompt = given.prompt ?? '\n'
   const stop = new AbortController()
   const interrupt = () => stop.abort()
@@ -23,6 +25,7 @@ export async function generateCommand({ given, positionals }: CommandLine): Prom
     prompt,
     ...samplingOf(given),
     tokens: given.tokens ?? 400,
+    block: given.block ?? config.block ?? 64,
     seed: given.seed ?? 0,
     weights: given.weights as GenerateOptions['weights'],
     signal: stop.signal,
