@@ -3,7 +3,7 @@
  * each position. A text becomes this in streams.ts; a task (`taskSource` of @lethe/tasks) is this by itself.
  */
 import type { Decoder, GradientOptions, GradientResult, Memory } from '@lethe/core'
-import { dispose, type Tensor2D, tensor2d } from '@tensorflow/tfjs-core'
+import { dispose, type Tensor, type Tensor2D, tensor2d, tidy } from '@tensorflow/tfjs-core'
 import type { Rollout } from './rollouts'
 
 /** Each row goes on where it ended in the block before. */
@@ -70,16 +70,16 @@ export function blockTensors(
   batch: number,
 ): { readonly inputs: Tensor2D; readonly targets: Tensor2D; readonly weights?: Tensor2D } {
   const shape: [number, number] = [batch, inputs.length / batch]
-  return {
+  return tidy(() => ({
     inputs: tensor2d(inputs, shape, 'int32'),
     targets: tensor2d(targets, shape, 'int32'),
     ...(weights && { weights: tensor2d(weights, shape, 'float32') }),
-  }
+  }))
 }
 
 /**
- * Forward and backward through a block or a rollout: rows that begin anew are emptied first. Consumes `memory`; the
- * loss is the mean over targets that count, or the rollout's own.
+ * Forward and backward through a block or a rollout: rows that begin anew are emptied first. Consumes `memory`, on an
+ * error too if there are such rows; the loss is the mean over targets that count, or the rollout's own.
  */
 export function gradientsOf(
   decoder: Decoder,
@@ -89,14 +89,20 @@ export function gradientsOf(
 ): GradientResult {
   const { batch } = memory
   const from = next.resets?.length ? memory.reset(next.resets) : memory
-  if ('loss' in next) {
-    const inputs = tensor2d(next.inputs, [batch, next.inputs.length / batch], 'int32')
-    const result = decoder.gradientsOf(inputs, from, next.loss, options)
-    inputs.dispose()
-    return result
+  let made: Tensor[] = []
+  try {
+    if ('loss' in next) {
+      const inputs = tensor2d(next.inputs, [batch, next.inputs.length / batch], 'int32')
+      made = [inputs]
+      return decoder.gradientsOf(inputs, from, next.loss, options)
+    }
+    const { inputs, targets, ...rest } = blockTensors(next, batch)
+    made = [inputs, targets, ...Object.values(rest)]
+    return decoder.gradients(inputs, targets, from, { ...options, ...rest })
+  } catch (error) {
+    if (from !== memory) from.dispose()
+    throw error
+  } finally {
+    dispose(made)
   }
-  const { inputs, targets, weights } = blockTensors(next, batch)
-  const result = decoder.gradients(inputs, targets, from, { ...options, ...(weights && { weights }) })
-  dispose([inputs, targets, ...(weights ? [weights] : [])])
-  return result
 }

@@ -195,6 +195,7 @@ export function checkOptimizer(options: OptimizerOptions): void {
   if (!(weightDecay >= 0)) refuse('weightDecay', weightDecay, '0 or more')
   if (!(epsilon > 0)) refuse('epsilon', epsilon, 'more than 0')
   if (!(momentum >= 0 && momentum < 1)) refuse('momentum', momentum, 'from 0 to less than 1')
+  if (momentum > 0 && optimizer !== 'sgd') refuse('momentum', momentum, `0 with ${optimizer} (it is sgd's)`)
   for (const beta of betas) if (!(beta >= 0 && beta < 1)) refuse('betas', betas, 'from 0 to less than 1')
 }
 

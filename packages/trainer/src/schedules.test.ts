@@ -22,6 +22,11 @@ test('cosine is half at half time and 0 at the end', () => {
   expect(learningRateAt(500, { ...base, schedule: 'cosine' })).toBeCloseTo(0)
 })
 
+test('a warm-up as long as the run ends at the full rate', () => {
+  expect(learningRateAt(10, { learningRate: 1, warmup: 10, steps: 10, schedule: 'cosine' })).toBe(1)
+  expect(learningRateAt(10, { learningRate: 1, warmup: 40, steps: 10, schedule: 'cosine' })).toBe(0.25)
+})
+
 test('inverse square root halves when the steps are four times the warm-up', () => {
   expect(learningRateAt(40, { ...base, schedule: 'inverse-sqrt' })).toBeCloseTo(0.5)
   expect(learningRateAt(4, { ...base, warmup: 0, schedule: 'inverse-sqrt' })).toBeCloseTo(0.5)

@@ -22,7 +22,7 @@ export function learningRateAt(step: number, options: ScheduleOptions): number {
     case 'constant':
       return learningRate
     case 'cosine': {
-      const progress = steps > warmup ? Math.min(1, (step - warmup) / (steps - warmup)) : 1
+      const progress = Math.min(1, (step - warmup) / Math.max(1, steps - warmup))
       return learningRate * 0.5 * (1 + Math.cos(Math.PI * progress))
     }
     case 'inverse-sqrt':

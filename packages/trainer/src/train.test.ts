@@ -149,6 +149,29 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     for (const each of [decoder, same]) each.dispose()
   })
 
+  test('aborted in the last evaluation it is not finished; resumed it is, with other evaluations if it likes', async () => {
+    const decoder = new Decoder(config)
+    const saved: Checkpoint[] = []
+    const checkpoints = { save: async (checkpoint: Checkpoint) => `checkpoint ${saved.push(checkpoint)}` }
+    const controller = new AbortController()
+    const settings = await options(decoder, { steps: 2, checkpoints, signal: controller.signal })
+    const first = await collect(settings, ({ type }) => {
+      if (type === 'evaluating') controller.abort()
+    })
+    expect(first.at(-1)).toEqual({ type: 'end', step: 2, reason: 'aborted' })
+    const resumed = { ...settings, resume: saved[0], signal: undefined }
+    const rest = (await collect(resumed)).filter(({ type }) => type !== 'evaluating')
+    expect(rest.map(({ type, step }) => [type, step])).toEqual([
+      ['start', 2],
+      ['eval', 2],
+      ['end', 2],
+    ])
+    expect(rest.at(-1)).toMatchObject({ reason: 'finished' })
+    const more = (await collect({ ...resumed, steps: 4, evalEvery: 1 })).filter(({ type }) => type === 'eval')
+    expect(more.map(({ step }) => step)).toEqual([2, 3, 4])
+    decoder.dispose()
+  })
+
   test('evaluation counts every token but the first once, however the text is cut', async () => {
     const decoder = new Decoder({ ...config, method: fixedSpan({ span: 200 }) })
     const source = textSource(text.slice(0, 150), bytesTokenizer())
@@ -232,6 +255,39 @@ describe('streams with weights and resets', () => {
   })
 })
 
+test('an error of the data, at whatever moment, leaves no tensor behind', async () => {
+  await useBackend('cpu')
+  const decoder = new Decoder(config)
+  const before = memory().numTensors
+  const block = { inputs: new Int32Array(8), targets: new Int32Array(8) }
+  for (const broken of [
+    () => Promise.reject(new Error('the text is gone')),
+    () => ({ ...block, targets: new Int32Array(4), resets: [0] }),
+    () => ({ ...block, weights: new Float32Array(3) }),
+  ]) {
+    let count = 0
+    const train: BlockSource = {
+      vocabulary: 256,
+      identity: 'broken',
+      stream: () => ({ position: null, next: () => (++count % 4 === 0 ? broken() : block) }),
+      evaluation: () => ({ tokens: 0, blocks: (async function* () {})() }),
+    }
+    await expect(collect({ ...small, decoder, train, batch: 2, block: 4, accumulate: 2 })).rejects.toThrow()
+    expect(memory().numTensors).toBe(before)
+  }
+  decoder.dispose()
+})
+
+test('evaluation refuses tokens that the decoder does not know, and parts of a token', async () => {
+  await useBackend('cpu')
+  const decoder = new Decoder({ ...config, vocabulary: 100 })
+  const source = textSource(text, bytesTokenizer())
+  await expect(evaluate({ decoder, source })).rejects.toThrow(/256 different tokens, .* vocabulary is 100/)
+  await expect(evaluate({ decoder, source, block: 1.5 })).rejects.toThrow(/block must be a whole number/)
+  await expect(evaluate({ decoder, source, batch: 0 })).rejects.toThrow(/batch must be a whole number/)
+  decoder.dispose()
+})
+
 describe('runs on disk', () => {
   let folder: string
   beforeAll(async () => {
@@ -280,6 +336,23 @@ describe('runs on disk', () => {
     expect(await run.checkpoints.steps()).toEqual([12, 9, 6])
     const name = 'checkpoints/step-000012/model.safetensors'
     expect(await readFile(join(folder, 'cut', name))).toEqual(await readFile(join(folder, 'whole', name)))
+    decoder.dispose()
+  })
+
+  test('a model whose last update made it useless is not saved as good', async () => {
+    const decoder = new Decoder(config)
+    const run = await RunFolder.create(join(folder, 'run'), {})
+    const broken = collect(
+      await options(decoder, {
+        checkpoints: run.checkpoints,
+        ...{ steps: 1, warmup: 0, clip: 0, optimizer: 'sgd', learningRate: 1e38 },
+      }),
+    )
+    await expect(broken).rejects.toThrow(
+      /the validation loss became NaN at step 1; no checkpoint was saved before/,
+    )
+    expect(await run.checkpoints.steps()).toEqual([])
+    await run.close()
     decoder.dispose()
   })
 

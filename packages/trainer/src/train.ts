@@ -10,7 +10,8 @@ import { add, clone, dispose, mul, tidy } from '@tensorflow/tfjs-core'
 import { type BlockSource, gradientsOf } from './blocks'
 import type { Checkpoint, CheckpointState, CheckpointStore, ValidationRecord } from './checkpoint'
 import { loadParameters, saveModel } from './checkpoint'
-import { CheckpointError, DataError, OptionError, TrainingError } from './errors'
+import { checkVocabulary, checkWhole } from './checks'
+import { CheckpointError, OptionError, TrainingError } from './errors'
 import type { Evaluation, Scores } from './evaluate'
 import { evaluation, scores } from './evaluate'
 import type { OptimizerName } from './optimizers'
@@ -77,7 +78,10 @@ export interface TrainOptions<S extends TrainingSource = TrainingSource> {
   readonly checkpoints?: CheckpointStore | undefined
   /** Steps between checkpoints: default 500; 0 for only one at the end. */
   readonly checkpointEvery?: number
-  /** Goes on from here. Data, model and options must be those of the checkpoint; `steps` may be more. */
+  /**
+   * Goes on from here. Data, model and options must be those of the checkpoint, but for what does not change what is
+   * learned: `steps` may be more, `evalEvery`, `checkpointEvery` and `report` others.
+   */
   readonly resume?: Checkpoint | undefined
   /**
    * Called after each step, evaluation and before each checkpoint, when their results have been read: throws where the device
@@ -168,6 +172,7 @@ export interface CheckpointEvent {
 export interface EndEvent {
   readonly type: 'end'
   readonly step: number
+  /** 'aborted': there are steps left, or an evaluation that is due. */
   readonly reason: 'finished' | 'aborted'
 }
 
@@ -237,8 +242,8 @@ async function* run(options: TrainOptions): AsyncGenerator<TrainEvent, void, und
   await decoder.afterUpdate()
   const began = performance.now()
   const seconds = () => (performance.now() - began) / 1000
-  const optimizer = new Optimizer(decoder.parameters, settings)
   let random = new Random(settings.seed)
+  const optimizer = new Optimizer(decoder.parameters, settings)
   let step = 0
   let tokens = 0
   const history: ValidationRecord[] = []
@@ -274,60 +279,73 @@ async function* run(options: TrainOptions): AsyncGenerator<TrainEvent, void, und
   async function update(learningRate: number) {
     const losses: Scalar[] = []
     const penalties: Scalar[] = []
-    let gradients: Record<string, Tensor> | undefined
+    let norm: Scalar | undefined
+    let gradients: Record<string, Tensor> = {}
     let answers: number | undefined
     let read = 0
     const played: Played[] = []
-    for (let part = 0; part < accumulate; part++) {
-      const learner = { decoder, memory: memory!, random }
-      const next = 'play' in stream ? await stream.play(learner) : await stream.next()
-      const result = gradientsOf(decoder, next, memory!, { random, unroll })
-      memory = result.memory
-      if ('loss' in next) {
-        read += next.tokens
-        played.push(next.played)
-      } else {
-        read += next.inputs.length
-        if (next.weights)
-          answers = (answers ?? 0) + next.weights.reduce((sum, each) => sum + Number(each > 0), 0)
+    try {
+      for (let part = 0; part < accumulate; part++) {
+        const learner = { decoder, memory: memory!, random }
+        const next = 'play' in stream ? await stream.play(learner) : await stream.next()
+        const result = gradientsOf(decoder, next, memory!, { random, unroll })
+        memory = result.memory
+        if ('loss' in next) {
+          read += next.tokens
+          played.push(next.played)
+        } else {
+          read += next.inputs.length
+          if (next.weights)
+            answers = (answers ?? 0) + next.weights.reduce((sum, each) => sum + Number(each > 0), 0)
+        }
+        losses.push(result.loss)
+        penalties.push(result.penalty)
+        const divisor = part === accumulate - 1 ? accumulate : 1
+        gradients = part === 0 ? result.gradients : accumulateGradients(gradients, result.gradients, divisor)
+        memory = await decoder.compact(memory)
       }
-      losses.push(result.loss)
-      penalties.push(result.penalty)
-      gradients = accumulateGradients(gradients, result.gradients, part === accumulate - 1 ? accumulate : 1)
-      memory = await decoder.compact(memory)
-    }
-    const norm = optimizer.update(gradients!, learningRate)
-    dispose(gradients!)
-    await decoder.afterUpdate()
-    const scalars = [norm, ...losses, ...penalties]
-    const [gradientNorm, ...values] = (await Promise.all(scalars.map((value) => value.data()))).map(
-      (data) => data[0]!,
-    )
-    dispose(scalars)
-    const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / accumulate
-    const loss = mean(values.slice(0, accumulate))
-    return {
-      read,
-      ...(isRolloutSource(settings.train)
-        ? { loss, ...playedFigures(played) }
-        : { ...scores(loss, settings.train), ...(answers !== undefined && { answers }) }),
-      penalty: mean(values.slice(accumulate)),
-      gradientNorm: gradientNorm!,
+      norm = optimizer.update(gradients, learningRate)
+      dispose(gradients)
+      await decoder.afterUpdate()
+      const scalars = [norm, ...losses, ...penalties]
+      const [gradientNorm, ...values] = (await Promise.all(scalars.map((value) => value.data()))).map(
+        (data) => data[0]!,
+      )
+      const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / accumulate
+      const loss = mean(values.slice(0, accumulate))
+      return {
+        read,
+        ...(isRolloutSource(settings.train)
+          ? { loss, ...playedFigures(played) }
+          : { ...scores(loss, settings.train), ...(answers !== undefined && { answers }) }),
+        penalty: mean(values.slice(accumulate)),
+        gradientNorm: gradientNorm!,
+      }
+    } finally {
+      // Of what is still there: an error may come at any point.
+      dispose([...losses, ...penalties, ...Object.values(gradients), ...(norm ? [norm] : [])])
     }
   }
 
   const evaluationIsDue = () => step === steps || (settings.evalEvery > 0 && step % settings.evalEvery === 0)
 
+  const evaluationIsOutstanding = () =>
+    validation !== undefined && evaluationIsDue() && step > 0 && history.at(-1)?.step !== step
+
   function evaluated(found: Evaluation | RolloutEvaluation): EvalEvent {
     settings.check?.()
+    if ('loss' in found && found.tokens > 0 && !Number.isFinite(found.loss))
+      throw notFinite(
+        { step, validationLoss: found.loss, learningRate: learningRateAt(step, settings) },
+        saved,
+      )
     history.push({ step, ...found })
     return { type: 'eval', step, ...found, seconds: seconds() }
   }
 
   /** Evaluates when it is due; an aborted evaluation is done anew when the run is resumed. */
   async function* evaluateIfDue(): AsyncGenerator<TrainEvent, void, undefined> {
-    if (!validation || !evaluationIsDue() || step === 0 || history.at(-1)?.step === step || signal?.aborted)
-      return
+    if (!validation || !evaluationIsOutstanding() || signal?.aborted) return
     if (isRolloutSource(validation)) {
       const episodes = settings.validBatch
       const found = await validation.evaluate({ decoder, episodes, signal }).catch((error) => {
@@ -404,7 +422,7 @@ async function* run(options: TrainOptions): AsyncGenerator<TrainEvent, void, und
       if (checkpoints && due && step < steps && !signal?.aborted) yield await save()
     }
     if (checkpoints && step > savedStep) yield await save()
-    yield { type: 'end', step, reason: step < steps ? 'aborted' : 'finished' }
+    yield { type: 'end', step, reason: step < steps || evaluationIsOutstanding() ? 'aborted' : 'finished' }
   } finally {
     memory?.dispose()
     optimizer.dispose()
@@ -415,10 +433,10 @@ async function* run(options: TrainOptions): AsyncGenerator<TrainEvent, void, und
 function describeTraining(settings: Settings): Record<string, unknown> {
   const { batch, block, optimizer, learningRate, warmup, schedule, clip, weightDecay, momentum, accumulate } =
     settings
-  const { seed, evalEvery, validBatch } = settings
+  const { seed, validBatch } = settings
   return {
     ...{ batch, block, optimizer, learningRate, warmup, schedule, clip, weightDecay, momentum, accumulate },
-    ...{ seed, evalEvery, validBatch },
+    ...{ seed, validBatch },
     ...(settings.unroll > 1 ? { unroll: settings.unroll } : {}),
     // The cosine depends on where it ends; other schedules do not.
     ...(schedule === 'cosine' ? { steps: settings.steps } : {}),
@@ -479,14 +497,21 @@ function canonical(value: unknown): string {
   )
 }
 
+const figureNames: Readonly<Record<string, string>> = {
+  loss: 'loss',
+  penalty: 'penalty',
+  gradientNorm: 'gradient norm',
+  validationLoss: 'validation loss',
+}
+
 function notFinite(
   values: Record<string, number> & { step: number },
   saved: string | undefined,
 ): TrainingError {
-  const broken = ['loss', 'penalty', 'gradientNorm'].find((name) => !Number.isFinite(values[name]))!
+  const broken = Object.keys(values).find((name) => name in figureNames && !Number.isFinite(values[name]))!
   const where = saved ? `the last good checkpoint is ${saved}` : 'no checkpoint was saved before'
   return new TrainingError(
-    `${broken === 'gradientNorm' ? 'the gradient norm' : `the ${broken}`} became ${values[broken]} at step ${values.step}; ` +
+    `the ${figureNames[broken]} became ${values[broken]} at step ${values.step}; ` +
       `${where}: try a smaller learning rate (it was ${values.learningRate}), a longer warm-up or a smaller clip`,
     { ...values, checkpoint: saved },
   )
@@ -494,21 +519,20 @@ function notFinite(
 
 /** Adds up gradients (a layer that was dropped has none), and divides by the number of blocks at the last of them. Consumes both. */
 function accumulateGradients(
-  sum: Record<string, Tensor> | undefined,
+  sum: Record<string, Tensor>,
   next: Record<string, Tensor>,
   divisor: number,
 ): Record<string, Tensor> {
-  if (!sum && divisor === 1) return next
   const result = tidy(() =>
     Object.fromEntries(
-      [...new Set([...Object.keys(sum ?? {}), ...Object.keys(next)])].map((name) => {
-        const [before, gradient] = [sum?.[name], next[name]]
+      [...new Set([...Object.keys(sum), ...Object.keys(next)])].map((name) => {
+        const [before, gradient] = [sum[name], next[name]]
         const total = before && gradient ? add(before, gradient) : clone((before ?? gradient)!)
         return [name, divisor === 1 ? total : mul(total, 1 / divisor)]
       }),
     ),
   )
-  if (sum) dispose(sum)
+  dispose(sum)
   dispose(next)
   return result
 }
@@ -518,16 +542,10 @@ function withoutUndefined<T extends object>(options: T): T {
 }
 
 function check(settings: Settings): Settings {
-  const whole = (name: keyof Settings, least: number) => {
-    const value = settings[name] as number
-    if (!Number.isInteger(value) || value < least)
-      throw new OptionError(`${name} must be a whole number of at least ${least}, not ${value}`, {
-        [name]: value,
-      })
-  }
   for (const name of ['steps', 'batch', 'block', 'accumulate', 'unroll', 'validBatch'] as const)
-    whole(name, 1)
-  for (const name of ['warmup', 'evalEvery', 'checkpointEvery', 'seed'] as const) whole(name, 0)
+    checkWhole(name, settings[name])
+  for (const name of ['warmup', 'evalEvery', 'checkpointEvery', 'seed'] as const)
+    checkWhole(name, settings[name], 0)
   if (!(settings.learningRate > 0 && Number.isFinite(settings.learningRate)))
     throw new OptionError(`learningRate must be more than 0, not ${settings.learningRate}`, {
       learningRate: settings.learningRate,
@@ -538,12 +556,7 @@ function check(settings: Settings): Settings {
     })
   checkOptimizer(settings)
   for (const source of [settings.train, settings.validation])
-    if (source && source.vocabulary > settings.decoder.config.vocabulary)
-      throw new DataError(
-        `the data have ${source.vocabulary} different tokens, the decoder's vocabulary is ` +
-          `${settings.decoder.config.vocabulary}: make the decoder with vocabulary ${source.vocabulary}`,
-        { tokens: source.vocabulary, vocabulary: settings.decoder.config.vocabulary },
-      )
+    if (source) checkVocabulary(source, settings.decoder)
   if (settings.validation && !isRolloutSource(settings.validation))
     settings.validation.evaluation({ batch: settings.validBatch, block: settings.block })
   return settings
