@@ -73,6 +73,8 @@ describe('results', () => {
     expect(more.code).toBe(0)
     expect(more.stdout).toContain('going on after step 5')
     expect(metricsOf('parts')).toEqual(metricsOf('run'))
+    // It would now go on to these steps.
+    expect(JSON.parse(readFileSync(join(folder, 'parts/config.json'), 'utf8'))).toMatchObject({ steps: 10 })
     // What the run was begun with goes on: a file of curves of each part.
     expect(more.stdout).toContain('curves: tensorboard --logdir parts/tensorboard')
     expect(readdirSync(join(folder, 'parts/tensorboard'))).toHaveLength(2)
@@ -188,10 +190,8 @@ describe('results', () => {
     expect(one.stdout.startsWith('Lethe')).toBe(true)
     expect(one.stdout).toBe(two.stdout)
     expect(one.stdout).not.toBe(third.stdout)
-    expect(jsonLines((await sample('--json', '--temperature', '0')).stdout)[0]).toMatchObject({
-      prompt: 'Lethe',
-      tokens: 30,
-    })
+    const dashes = await sample('--json', '--temperature', '0', '--prompt=-- Lethe')
+    expect(jsonLines(dashes.stdout)[0]).toMatchObject({ prompt: '-- Lethe', tokens: 30 })
   })
 
   test.each([
@@ -253,7 +253,8 @@ describe('interruption', () => {
     const [checkpoint] = readdirSync(join(folder, 'stopped/checkpoints'))
     const steps = Number(checkpoint!.slice('step-'.length))
     expect(metricsOf('stopped').filter(({ type }) => type === 'step')).toHaveLength(steps)
-    const more = await lethe('train', '--resume', 'stopped', '--steps', String(steps + 2), '--json')
+    const changed = ['--steps', String(steps + 2), '--eval-every', '7']
+    const more = await lethe('train', '--resume', 'stopped', ...changed, '--json')
     expect(more.code).toBe(0)
   })
 

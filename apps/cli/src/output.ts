@@ -79,5 +79,9 @@ export function relativePath(path: string): string {
   return path.startsWith(prefix) ? path.slice(prefix.length) : path
 }
 
+/** An option's value as on a command line: lists with commas, objects as JSON. */
+export const written = (value: unknown = '(none)') =>
+  typeof value === 'object' && !Array.isArray(value) ? JSON.stringify(value) : String(value)
+
 export const shellQuoted = (text: string) =>
   /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`

@@ -64,11 +64,13 @@ export function decodeCheckpoint(
   state: CheckpointState,
   path = 'the checkpoint',
 ): Checkpoint {
-  if (state.format !== checkpointFormat)
-    throw new FormatError(`${path} is not a checkpoint of this version: its format is "${state.format}"`, {
+  if (state?.format !== checkpointFormat)
+    throw new FormatError(`${path} is not a checkpoint of this version: its format is "${state?.format}"`, {
       path,
-      format: state.format,
+      format: state?.format,
     })
+  for (const name of checkpointFiles)
+    if (!files[name]) throw new FormatError(`${path}/${name} is missing`, { path: `${path}/${name}` })
   const tensors = (name: CheckpointFile) => decodeSafetensors(files[name], `${path}/${name}`)
   return {
     step: state.step,

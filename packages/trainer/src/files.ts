@@ -14,6 +14,7 @@ import { open, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DocumentFile, hasDocuments, isPacked, Readers } from './documents'
 import { DataError } from './errors'
+import { readInto } from './storage'
 import type { TextData, TextOptions, TextPart } from './text'
 import { byteOrderMark, openBytes } from './text'
 import { unreadable } from './unreadable'
@@ -190,21 +191,9 @@ async function read(parts: readonly Part[], start: number, end: number): Promise
 }
 
 async function readFilePart(path: string, position: number, target: Uint8Array): Promise<void> {
-  let done = 0
-  try {
-    const file = await open(path, 'r')
-    try {
-      while (done < target.length) {
-        const { bytesRead } = await file.read(target, done, target.length - done, position + done)
-        if (bytesRead === 0) break
-        done += bytesRead
-      }
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
+  const done = await readInto(path, position, target).catch((error) => {
     throw unreadable(path, error)
-  }
+  })
   if (done < target.length)
     throw new DataError(`${path} became shorter while it was read: leave the text unchanged during a run`, {
       path,

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { FormatError } from '@lethe/core'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import type { Checkpoint } from './checkpoint'
+import { type Checkpoint, decodeCheckpoint } from './checkpoint'
 import { CheckpointFolder, MetricsFile, RunFolder, readCheckpoint, readRun } from './folder'
 import { unwritable } from './storage'
 
@@ -63,6 +63,9 @@ test('what a killed process left is ignored and removed', async () => {
   const again = await CheckpointFolder.open(path)
   expect((await again.latest())!.step).toBe(5)
   expect(await readdir(path)).toEqual(['step-000005'])
+  await mkdir(join(path, 'tmp-of-mine'))
+  await CheckpointFolder.open(path)
+  expect(await readdir(path)).toContain('tmp-of-mine')
 })
 
 async function readRunCheckpoints() {
@@ -107,20 +110,74 @@ test('the previous good checkpoint is the newest that is good', async () => {
 test('a run goes on from an older checkpoint, and later ones are kept under another name', async () => {
   const run = await RunFolder.create(join(folder, 'run'), { preset: 'modern' })
   for (const step of [1, 2, 3]) {
-    await run.record({ type: 'eval', step } as never)
+    await run.record({ type: 'step', step } as never)
     await run.checkpoints.save(checkpoint(step))
   }
   await run.close()
   const older = await RunFolder.resume(join(folder, 'run/checkpoints/step-000001'))
   expect(older.checkpoint!.step).toBe(1)
   expect(older.run.config).toEqual({ preset: 'modern' })
-  expect(await readFile(older.run.metricsPath, 'utf8')).toBe('{"type":"eval","step":1}\n')
+  expect(await readFile(older.run.metricsPath, 'utf8')).toBe('{"type":"step","step":1}\n')
   expect((await readdir(join(folder, 'run/checkpoints'))).sort()).toEqual([
     'set-aside-step-000002',
     'set-aside-step-000003',
     'step-000001',
   ])
   await older.run.close()
+})
+
+test('an evaluation after the checkpoint of its step is done again; what changed is kept for the next time', async () => {
+  const path = join(folder, 'run')
+  const run = await RunFolder.create(path, { steps: 1 })
+  await run.record({ type: 'step', step: 1 } as never)
+  await run.checkpoints.save(checkpoint(1))
+  await run.record({ type: 'eval', step: 1 } as never)
+  await run.close()
+  const again = await RunFolder.resume(path, { config: { steps: 2 } })
+  expect(await readFile(again.run.metricsPath, 'utf8')).toBe('{"type":"step","step":1}\n')
+  expect((await readRun(path)).config).toEqual({ steps: 2 })
+  await again.run.close()
+})
+
+test('a folder that another process writes to is left alone; what a killed one left is not', async () => {
+  const path = join(folder, 'run')
+  const run = await RunFolder.create(path, {})
+  await run.record({ type: 'step', step: 1 } as never)
+  const lock = join(path, 'process.json')
+  const own = JSON.parse(await readFile(lock, 'utf8'))
+  await run.close()
+  expect((await readdir(path)).sort()).toEqual(['checkpoints', 'config.json', 'metrics.jsonl'])
+  const left = (holder: object) => writeFile(lock, JSON.stringify({ ...own, ...holder }))
+  await left({ process: process.ppid })
+  await expect(RunFolder.resume(path)).rejects.toThrow(
+    `process ${process.ppid} is writing to ${path}: stop it`,
+  )
+  expect(await readFile(run.metricsPath, 'utf8')).toBe('{"type":"step","step":1}\n')
+  // No process has such a number; that of another machine may be anything.
+  for (const holder of [{ process: 2 ** 30 }, { process: process.ppid, host: 'elsewhere' }]) {
+    await left(holder)
+    await (await RunFolder.resume(path)).run.close()
+  }
+  await writeFile(lock, '{"proc')
+  await (await RunFolder.resume(path)).run.close()
+})
+
+test('metrics stay whole where a run cannot be resumed', async () => {
+  const run = await RunFolder.create(join(folder, 'run'), {})
+  await run.record({ type: 'step', step: 1 } as never)
+  await run.close()
+  await rm(run.checkpoints.path, { recursive: true })
+  await writeFile(run.checkpoints.path, '')
+  await expect(RunFolder.resume(join(folder, 'run'))).rejects.toThrow(
+    /checkpoints: there is a file of that name/,
+  )
+  expect(await readFile(run.metricsPath, 'utf8')).toBe('{"type":"step","step":1}\n')
+})
+
+test('files of a checkpoint that are not there are named', () => {
+  const { state } = checkpoint(1)
+  expect(() => decodeCheckpoint({} as never, state, 'page')).toThrow('page/model.safetensors is missing')
+  expect(() => decodeCheckpoint({} as never, null as never)).toThrow(FormatError)
 })
 
 test('a run that was ended before its first checkpoint starts anew', async () => {

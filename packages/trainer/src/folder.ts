@@ -1,13 +1,14 @@
 /**
  * Runs on disk:
  *
- *     RUN/config.json                    what the run was started with
+ *     RUN/config.json                    what the run was started with, and what changed when it was resumed
  *     RUN/metrics.jsonl                  a line per step and per evaluation
+ *     RUN/process.json                   which process writes to it (lock.ts), while one does
  *     RUN/checkpoints/step-000500/       model.safetensors, optimizer.safetensors, memory.safetensors, state.json
  *
- * A checkpoint is written into `tmp-…` beside its place, brought to the disk file by file, and then renamed, so that a
+ * A checkpoint is written into `tmp-step-…` beside its place, brought to the disk file by file, and then renamed, so that a
  * folder called `step-…` is whole however the process ended. state.json has length and SHA-256 of every file, so that
- * later damage is noticed too. Leftovers called `tmp-…` are removed when the folder is opened.
+ * later damage is noticed too. Leftovers called `tmp-step-…` are removed when the folder is opened.
  */
 import { createHash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
@@ -17,11 +18,14 @@ import { FormatError } from '@lethe/core'
 import type { Checkpoint, CheckpointFile, CheckpointState, CheckpointStore } from './checkpoint'
 import { checkpointFiles, decodeCheckpoint, encodeCheckpoint } from './checkpoint'
 import { CheckpointError } from './errors'
-import { syncFolder, unwritable, writeAtomic, writeSynced } from './storage'
+import { lockFolder } from './lock'
+import { largestPiece, readInto, syncFolder, unwritable, writeAtomic, writeSynced } from './storage'
 import type { TrainEvent } from './train'
 
 const stepName = (step: number) => `step-${String(step).padStart(6, '0')}`
 const stepPattern = /^step-(\d{6,})$/
+/** Of what is not yet, or no longer, a checkpoint. */
+const leftoverPattern = /^tmp-(old-)?step-\d{6,}-\d+$/
 
 export interface CheckpointFolderOptions {
   /** How many of the last checkpoints are kept: default 3. */
@@ -45,7 +49,7 @@ export class CheckpointFolder implements CheckpointStore {
     try {
       await mkdir(path, { recursive: true })
       for (const name of await readdir(path))
-        if (name.startsWith('tmp-')) await rm(join(path, name), { recursive: true, force: true })
+        if (leftoverPattern.test(name)) await rm(join(path, name), { recursive: true, force: true })
     } catch (error) {
       throw unwritable(path, error)
     }
@@ -200,8 +204,8 @@ async function readSealed(path: string): Promise<Sealed> {
 
 async function readBytes(path: string): Promise<Uint8Array> {
   try {
-    const bytes = await readFile(path)
-    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
+    const bytes = new Uint8Array((await stat(path)).size)
+    return bytes.subarray(0, await readInto(path, 0, bytes))
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT')
       throw new FormatError(`${path} is missing`, { path }, { cause: error })
@@ -216,12 +220,15 @@ export class MetricsFile {
     private readonly file: FileHandle,
   ) {}
 
-  /** Opens or makes the file, cut back to the lines up to a step: what came after it is done again. */
-  static async open(path: string, upTo: number): Promise<MetricsFile> {
+  /**
+   * Opens or makes the file, cut back to the lines up to a step: what came after it is done again.
+   * @param evaluated whether the evaluation of that step itself was done: true (default) keeps its line
+   */
+  static async open(path: string, upTo: number, evaluated = true): Promise<MetricsFile> {
     try {
       const file = await open(path, 'a+')
       const text = await file.readFile()
-      const length = lengthUpTo(text, upTo)
+      const length = lengthUpTo(text, upTo, evaluated)
       if (length < text.length) await file.truncate(length)
       return new MetricsFile(path, file)
     } catch (error) {
@@ -246,8 +253,8 @@ export class MetricsFile {
   }
 }
 
-/** Bytes of the whole lines at the start whose step is not above `upTo`. */
-function lengthUpTo(text: Uint8Array, upTo: number): number {
+/** Bytes of the whole lines at the start whose step is not above `upTo`; without its evaluation unless that was done. */
+function lengthUpTo(text: Uint8Array, upTo: number, evaluated: boolean): number {
   let length = 0
   for (;;) {
     const end = text.indexOf(10, length)
@@ -255,6 +262,7 @@ function lengthUpTo(text: Uint8Array, upTo: number): number {
     try {
       const line = JSON.parse(new TextDecoder().decode(text.subarray(length, end)))
       if (!(line.step <= upTo)) return length
+      if (line.step === upTo && line.type === 'eval' && !evaluated) return length
     } catch {
       return length
     }
@@ -266,10 +274,11 @@ function lengthUpTo(text: Uint8Array, upTo: number): number {
 export class RunFolder {
   private constructor(
     readonly path: string,
-    /** What the run was started with. */
+    /** What the run was started with, or resumed. */
     readonly config: unknown,
     readonly checkpoints: CheckpointFolder,
     private readonly metrics: MetricsFile,
+    private readonly unlock: () => Promise<void>,
   ) {}
 
   get metricsPath(): string {
@@ -277,7 +286,7 @@ export class RunFolder {
   }
 
   /**
-   * Starts a run in a new or empty folder.
+   * Starts a run in a new or empty folder, which belongs to this process until the run is closed.
    * @throws CheckpointError when there is something in the folder, or it cannot be written
    */
   static async create(path: string, config: unknown, options: { keep?: number } = {}): Promise<RunFolder> {
@@ -292,26 +301,35 @@ export class RunFolder {
               : 'choose another folder'),
           { path, present, run: present.includes('config.json') },
         )
-      await writeAtomic(join(path, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
+      await writeConfig(path, config)
     } catch (error) {
       if (CheckpointError.isInstance(error)) throw error
       throw unwritable(path, error)
     }
-    return RunFolder.start(path, config, 0, options)
+    return RunFolder.start(path, config, undefined, options)
   }
 
   /**
    * Goes on with a run: from its newest checkpoint, or from the one whose folder is given (later ones are then
    * renamed, not removed). A run that was ended before its first checkpoint starts anew. Metrics are cut back to the
-   * checkpoint.
+   * checkpoint. The folder belongs to this process until the run is closed.
+   * @throws CheckpointError when another process writes to the folder
+   * @param options.config what the run goes on with, where that is not what its config.json has: replaces it, so that
+   *   the run is resumed like this the next time, too
    */
   static async resume(
     path: string,
-    options: { keep?: number } = {},
+    { config, ...options }: { keep?: number; config?: unknown } = {},
   ): Promise<{ run: RunFolder; checkpoint: Checkpoint | undefined }> {
-    const { root, checkpoint, config } = await readRun(path)
-    const run = await RunFolder.start(root, config, checkpoint?.step ?? 0, options)
-    await run.checkpoints.setAside(checkpoint?.step ?? 0)
+    const { root, checkpoint, config: before } = await readRun(path)
+    const run = await RunFolder.start(root, config ?? before, checkpoint, options)
+    if (config === undefined) return { run, checkpoint }
+    try {
+      await writeConfig(root, config)
+    } catch (error) {
+      await run.close()
+      throw unwritable(root, error)
+    }
     return { run, checkpoint }
   }
 
@@ -320,22 +338,39 @@ export class RunFolder {
     await this.metrics.append(event)
   }
 
+  /** Lets other processes write to the folder. */
   async close(): Promise<void> {
     await this.metrics.close()
+    await this.unlock()
   }
 
-  private static async start(path: string, config: unknown, step: number, { keep = 3 }: { keep?: number }) {
-    const metrics = await MetricsFile.open(join(path, 'metrics.jsonl'), step)
+  /** The metrics come last: they are only cut back when nothing else can fail, and no later checkpoint has its name. */
+  private static async start(
+    path: string,
+    config: unknown,
+    checkpoint: Checkpoint | undefined,
+    { keep = 3 }: { keep?: number },
+  ): Promise<RunFolder> {
+    const unlock = await lockFolder(path).catch((error) => {
+      throw CheckpointError.isInstance(error) ? error : unwritable(path, error)
+    })
     try {
       const before = () => metrics.sync()
       const checkpoints = await CheckpointFolder.open(join(path, 'checkpoints'), { keep, before })
-      return new RunFolder(path, config, checkpoints, metrics)
+      const step = checkpoint?.step ?? 0
+      await checkpoints.setAside(step)
+      const evaluated = checkpoint?.state.validation.at(-1)?.step === step
+      const metrics = await MetricsFile.open(join(path, 'metrics.jsonl'), step, evaluated)
+      return new RunFolder(path, config, checkpoints, metrics, unlock)
     } catch (error) {
-      await metrics.close()
+      await unlock()
       throw error
     }
   }
 }
+
+const writeConfig = (path: string, config: unknown) =>
+  writeAtomic(join(path, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
 
 /** What is in a run's folder (newest checkpoint) or in a checkpoint's folder; changes nothing. */
 export async function readRun(
@@ -384,6 +419,12 @@ async function exists(path: string): Promise<boolean> {
   )
 }
 
-const sha256 = (content: string | Uint8Array) => createHash('sha256').update(content).digest('hex')
+/** Of any length: one update takes less than 2 GiB. */
+function sha256(content: string | Uint8Array): string {
+  const hash = createHash('sha256')
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content
+  for (let at = 0; at < bytes.length; at += largestPiece) hash.update(bytes.subarray(at, at + largestPiece))
+  return hash.digest('hex')
+}
 
 const fingerprint = (bytes: Uint8Array) => ({ bytes: bytes.length, sha256: sha256(bytes) })

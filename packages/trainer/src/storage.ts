@@ -1,7 +1,29 @@
-/** Writing files so that a crash, even of the machine, leaves either the old state or the new one. */
+/**
+ * Files of any size, and writing them so that a crash, even of the machine, leaves either the old state or the new one.
+ */
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { CheckpointError } from './errors'
+
+/** Bytes that are read or hashed at once: Node refuses 2 GiB, which the optimiser's state of a large model exceeds. */
+export const largestPiece = 2 ** 30
+
+/** Reads from a place in a file on until the target is full or the file ends. @returns how many bytes there were */
+export async function readInto(path: string, position: number, target: Uint8Array): Promise<number> {
+  const file = await open(path, 'r')
+  try {
+    let done = 0
+    while (done < target.length) {
+      const length = Math.min(largestPiece, target.length - done)
+      const { bytesRead } = await file.read(target, done, length, position + done)
+      if (bytesRead === 0) break
+      done += bytesRead
+    }
+    return done
+  } finally {
+    await file.close()
+  }
+}
 
 /** Writes and waits until the bytes are on the disk. */
 export async function writeSynced(path: string, bytes: Uint8Array | string): Promise<void> {

@@ -29,7 +29,7 @@ import { UsageError } from '../errors'
 import { installedText } from '../installed-text'
 import { interruptible } from '../interruption'
 import type { Given } from '../options'
-import { count, duration, program, relativePath, StatusLine, shellQuoted } from '../output'
+import { count, duration, program, relativePath, StatusLine, shellQuoted, written } from '../output'
 import { reportPage } from '../pages/report'
 import { trainOptions } from '../session'
 import { decoderOf, type Settings } from '../settings'
@@ -108,10 +108,6 @@ async function resumed(folder: string, given: Given): Promise<Given> {
   }
   return { ...saved, ...given }
 }
-
-/** As on a command line: lists with commas, task options as JSON. */
-const written = (value: unknown = '(none)') =>
-  typeof value === 'object' && !Array.isArray(value) ? JSON.stringify(value) : String(value)
 
 /** What a process said; undefined for half a line, as one that is killed may leave. */
 function parsed(line: string): Record<string, unknown> | undefined {

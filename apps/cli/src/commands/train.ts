@@ -8,10 +8,11 @@ import { type CommandLine, parseConfig } from '../command-line'
 import { absolute, openData } from '../data'
 import { UsageError } from '../errors'
 import type { Given } from '../options'
+import { written } from '../output'
 import { createRun, DeviceError, runTraining, trainOptions } from '../session'
 import { decoderOf, settingsOf } from '../settings'
 
-/** Options that may differ when a run goes on; the others are part of what it is. */
+/** Options that may differ when a run goes on, and then hold from there on; the others are part of what it is. */
 const free: readonly (keyof Given)[] = [
   'steps',
   'retry',
@@ -52,7 +53,9 @@ export async function trainCommand(line: CommandLine): Promise<number> {
     ...(options.backend && { backend: options.backend }),
     ...(tensorboard !== undefined && { tensorboard: tensorboard && resolve(tensorboard) }),
   }
-  const run = resumed ? (await RunFolder.resume(out, { keep })).run : await createRun(out, config, keep)
+  const run = resumed
+    ? (await RunFolder.resume(out, { keep, config })).run
+    : await createRun(out, config, keep)
   const json = given.json ?? false
   const curves = tensorboard === undefined ? undefined : resolve(tensorboard || join(run.path, 'tensorboard'))
   try {
@@ -80,7 +83,7 @@ async function readResumed(path: string, given: Given) {
     const same = JSON.stringify(value) === JSON.stringify(before)
     if (!same)
       throw new UsageError(
-        `the run in ${path} has --${name} ${before ?? '(none)'}, not ${value}: leave the option out, or start another run with --out`,
+        `the run in ${path} has --${name} ${written(before)}, not ${written(value)}: leave the option out, or start another run with --out`,
       )
   }
   return { options: saved, checkpoint }
