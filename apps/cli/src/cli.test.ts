@@ -96,14 +96,14 @@ describe('results', () => {
     const whole = await lethe('train', ...options, '--out', 'parity', '--steps', '10')
     expect([whole.code, whole.stderr]).toEqual([0, ''])
     expect(whole.stdout).toMatch(
-      /step 10: validation \d+\.\d % of \d+ answers right \(chance 50\.0 %\), loss/,
+      /step 10: validation \d+\.\d % of \d+ answers right \(chance 66\.7 %\), loss/,
     )
     expect((await lethe('train', ...options, '--out', 'parts-parity', '--steps', '5')).code).toBe(0)
     expect((await lethe('train', '--resume', 'parts-parity', '--steps', '10')).code).toBe(0)
     expect(metricsOf('parts-parity')).toEqual(metricsOf('parity'))
     const last = metricsOf('parity').findLast(({ type }) => type === 'eval')
     const [figures] = jsonLines((await lethe('measure', 'parity', '--backend', 'cpu', '--json')).stdout)
-    expect(figures).toMatchObject({ accuracy: last.accuracy, chance: 0.5, tokens: last.tokens })
+    expect(figures).toMatchObject({ accuracy: last.accuracy, chance: 1 / 2 + 1 / 6, tokens: last.tokens })
     expect(figures.bitsPerByte).toBe(undefined)
     // `<`, then each bit and its answer: 9 episodes of 7 tokens and one token, 4 of 15 and four tokens.
     const longer = ['eval', 'parity', '--task-options', '{"length":7}', '--backend', 'cpu', '--json']

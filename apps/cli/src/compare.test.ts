@@ -91,7 +91,7 @@ describe('a comparison', () => {
     expect(code).toBe(1)
     expect(stdout).toContain('echo is left out: unknown task "echo"; known are copy,')
     expect(stdout).toMatch(/^task +method +budget .* accuracy \/ solved +chance +oracle +mean return/m)
-    expect(stdout).toMatch(/^parity +fixed-span +4 +4\.0 .* \d+\.\d % +50\.0 % +– +–/m)
+    expect(stdout).toMatch(/^parity +fixed-span +4 +4\.0 .* \d+\.\d % +66\.7 % +– +–/m)
     expect(stdout).toMatch(/^corridor +selective +4 .* – +\d+\.\d % +50\.0 % +100\.0 % +\d\.\d{3} /m)
     expect(stdout).toMatch(/^echo +selective +4 +failed: unknown task "echo"/m)
     const { runs, rows } = results('tasks')

@@ -26,7 +26,8 @@ export function parity(given: ParityOptions = {}): SequenceTask {
       'whether the number of ones so far is even or odd (Selective Attention, Leviathan et al. 2025; sizes not published)',
     options,
     vocabulary: running ? 5 : 6,
-    chance: 1 / 2,
+    // Whoever says the bit just read again is right after the first one, and after every second of the others.
+    chance: running ? 1 / 2 + 1 / (length[0] + length[1]) : 1 / 2,
     *episode(random) {
       yield say(begin)
       const bits = draw(random, length)

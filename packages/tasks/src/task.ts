@@ -39,7 +39,7 @@ export interface SequenceTask {
   readonly options: Readonly<Record<string, unknown>>
   /** Inputs and targets are less than this. */
   readonly vocabulary: number
-  /** The part of the answers that guessing gets right, for the best guesser that remembers nothing. */
+  /** The part of the answers that guessing gets right, for the best guesser that sees the input and remembers nothing. */
   readonly chance: number
   /**
    * The stream of one row. The same seed and row give the same stream.
