@@ -125,6 +125,22 @@ describe('a skipped layer', () => {
     expect(engineMemory().numTensors).toBe(before)
   })
 
+  test('its memory is its own, also where a method keeps the input as it is', async () => {
+    const inner = fixedSpan({ span: 4 })
+    const settle: ForgettingMethod['settle'] = ({ input, memory, length }) => ({
+      memory: { tensors: { hidden: input }, alive: memory.alive.map(() => length) },
+    })
+    const decoder = new Decoder(config({ method: { ...inner, name: 'input', settle } }))
+    const input = tokens([1, 2, 3], [4, 5, 6])
+    const pass = { training: true, ...skipping(true, true, false) }
+    const first = decoder.forward(input, decoder.initialMemory(2), pass)
+    const memory = first.memory.reset([1])
+    expect(await memory.layers[1]!.tensors.hidden!.data()).toEqual(
+      await memory.layers[0]!.tensors.hidden!.data(),
+    )
+    for (const value of [input, first.logits, first.penalty, memory, decoder]) value.dispose()
+  })
+
   test('attends for a method that wants to know what is attended to', async () => {
     const decoder = new Decoder(config({ method: priced({ mass: true }) }), { seed: 3 })
     const input = tokens([1, 2, 3, 4])

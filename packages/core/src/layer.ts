@@ -1,6 +1,7 @@
 /** One layer of the decoder: attention over what the method recalls, then the feed-forward part. */
 import {
   add,
+  clone,
   concat,
   mul,
   relu,
@@ -130,7 +131,8 @@ export function runLayer(
       return attendByContent(stopGradient(queries), keys, values, request.scale)
     },
   })
-  const output = skipped || !context ? input : finishLayer(pass, own, input, context)
+  // A tensor of its own: the next layer may remember it, and this one the input.
+  const output = skipped || !context ? clone(input) : finishLayer(pass, own, input, context)
   return { output, ...settled }
 }
 
