@@ -2,15 +2,27 @@
 import { adaptiveSpan } from '@lethe/adaptive-span'
 import { useBackend } from '@lethe/backends'
 import { compressive } from '@lethe/compressive'
-import { ConfigError, combine, Decoder, fixedSpan, sinks, wrappers } from '@lethe/core'
+import { ConfigError, combine, Decoder, type ForgettingMethod, fixedSpan, sinks, wrappers } from '@lethe/core'
 import { type ConformanceOptions, conformanceLaws } from '@lethe/core/testing'
 import { expireSpan } from '@lethe/expire-span'
 import { selective } from '@lethe/selective'
+import { tensor2d } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
 
 const adaptive = () =>
   adaptiveSpan({ maxSpan: 12, ramp: 4, penalty: 1e-2, initialSpan: 3.3, trimStep: 1, growth: 2 })
 const expire = () => expireSpan({ maxSpan: 12, ramp: 4, penalty: 1e-2, initialPercentage: 0.4 })
+/** Some slots long before a memory of four steps or a budget of six gives them up, others long after. */
+const expireSoon = (): ForgettingMethod => {
+  const method = expireSpan({ maxSpan: 24, ramp: 2, penalty: 1e-2, initialPercentage: 0.1 })
+  return {
+    ...method,
+    parameters: (layer) => ({
+      ...method.parameters!(layer),
+      weight: { shape: [layer.width, 1], initializer: { kind: 'normal', deviation: 1.5 } },
+    }),
+  }
+}
 
 const methods: Record<string, ConformanceOptions['method']> = {
   'a fixed span below Expire-Span': () => [fixedSpan({ span: 5 }), expire()],
@@ -32,8 +44,10 @@ const methods: Record<string, ConformanceOptions['method']> = {
   'a compressive memory whose slots expire': () =>
     combine({
       keeper: compressive({ memory: 4, compressed: 3, rate: 2, compression: 'mean' }),
-      overlays: [expire()],
+      overlays: [expireSoon()],
     }),
+  'Selective Attention whose slots expire': () =>
+    combine({ keeper: selective({ budget: 6 }), overlays: [expireSoon()] }),
   'Selective Attention under Adaptive-Span': () =>
     combine({ keeper: selective({ budget: 8 }), overlays: [adaptive()] }),
   'sinks around a combination': () =>
@@ -91,6 +105,18 @@ describe('wrappers', () => {
   ])('%s is refused', (_, make, message) => {
     expect(make).toThrow(message)
     expect(make).toThrow(ConfigError)
+  })
+
+  test("mean dynamic spans over another method's memory are those of the steps remembered", async () => {
+    const keeper = compressive({ memory: 6, compressed: 4, rate: 2, compression: 'mean' })
+    const overlays = [adaptiveSpan({ maxSpan: 100, dynamic: true })]
+    const decoder = new Decoder({ ...config, method: combine({ keeper, overlays }) })
+    const tokens = tensor2d([new Array(20).fill(1), new Array(20).fill(2)], [2, 20], 'int32')
+    const { logits, penalty, memory } = decoder.forward(tokens, decoder.initialMemory(2))
+    for (const { figures } of await decoder.report(memory))
+      for (const span of (figures['adaptive-span.span'] as { data: Float32Array }).data)
+        expect(span).toBeCloseTo(100 / (1 + Math.exp(4)), 4)
+    for (const value of [tokens, logits, penalty, memory, decoder]) value.dispose()
   })
 
   test('a stack refuses a method for each of another number of layers', () => {

@@ -122,6 +122,7 @@ describe('options', () => {
     [{ dynamic: true, initialSpan: 4 }, /initialSpan belongs to static spans: leave it out/],
     [{ dynamic: true, trimStep: 4 }, /trimStep belongs to static spans/],
     [{ dynamic: true, growth: 4 }, /growth belongs to static spans/],
+    [{ trim: 4 } as never, /unknown option "trim" of adaptive-span; known are maxSpan, ramp, penalty, per/],
   ])('%o is refused', (options, message) => {
     const before = tf.memory().numTensors
     const make = () => adaptiveSpan({ maxSpan: 10, ...options })

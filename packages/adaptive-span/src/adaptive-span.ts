@@ -94,10 +94,12 @@ export function adaptiveSpan(options: AdaptiveSpanOptions): ForgettingMethod {
     const hidden = memory.tensors.hidden as Tensor3D
     if (!dynamic) return of(spansOf(parameters, hidden))
     const [batch, slots, width] = hidden.shape
-    const steps = memory.alive.reduce((total, alive) => total + alive, 0)
+    // Another method's memory, where this one is an overlay, may count more slots than those in `hidden`.
+    const recent = newest(memory, slots)
+    const steps = recent.alive.reduce((total, alive) => total + alive, 0)
     if (steps === 0) return mean(of(spansOf(parameters, zeros([1, 1, width]))), [0, 2])
     const figures = of(spansOf(parameters, normalise(hidden)))
-    const valid = validSlots(memory, 0)
+    const valid = validSlots(recent, 0)
     const counted = valid ? mul(figures, reshape(valid, [batch, 1, slots])) : figures
     return mul(sum(counted, [0, 2]), 1 / steps)
   }
@@ -232,6 +234,12 @@ function resolve(options: AdaptiveSpanOptions): Settings {
   }
   const whole = (value: number, name: keyof Settings, least: number) =>
     check(Number.isInteger(value) && value >= least, name, `a whole number from ${least} up`)
+  for (const name of Object.keys(options))
+    if (!Object.hasOwn(settings, name))
+      throw new ConfigError(
+        `unknown option "${name}" of adaptive-span; known are ${Object.keys(settings).join(', ')}`,
+        { name },
+      )
   whole(maxSpan, 'maxSpan', 1)
   whole(ramp, 'ramp', 1)
   check(penalty >= 0 && Number.isFinite(penalty), 'penalty', 'a finite number from 0 up')

@@ -185,10 +185,13 @@ function decodeCombined(keeper: ForgettingMethod, overlays: readonly ForgettingM
       return Object.assign({}, decode.describe?.(hidden, context), ...states)
     },
     worth: (slots) => decode.worth?.(ofKeeper(slots)) ?? (neg(slots.age) as Tensor2D),
+    // What an overlay has faded out still counts where the keeper makes its choice among the slots there are.
     alive: (slots) =>
       [
         decode.alive?.(ofKeeper(slots)),
-        ...overlays.map((method, index) => method.decode.alive?.(ofOverlay(slots, method, index))),
+        ...(keeper.decides === 'step'
+          ? overlays.map((method, index) => method.decode.alive?.(ofOverlay(slots, method, index)))
+          : []),
       ]
         .filter((alive): alive is Tensor2D => alive !== undefined)
         .reduce((a: Tensor, b) => mul(a, b), slots.valid) as Tensor2D,
