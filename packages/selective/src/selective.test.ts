@@ -152,6 +152,7 @@ describe('options', () => {
     ['no loss at all', { span: 4, memoryLoss: Number.NaN }, /memoryLoss must be .* not NaN/],
     ['no votes', { span: 4, tau: 0 }, /tau must be a number above 0, not 0/],
     ['endless votes', { span: 4, tau: Number.POSITIVE_INFINITY }, /tau must be .* not Infinity/],
+    ['a slip', { budget: 4, memoryloss: 0.1 }, /unknown option "memoryloss" of selective; known are span/],
   ])('%s is refused', (_, options, message) => {
     expect(() => selective(options)).toThrow(message)
     expect(() => selective(options)).toThrow(ConfigError)
@@ -457,6 +458,27 @@ describe('in a decoder', () => {
     for (const found of logits.slice(1))
       for (const [index, value] of found.entries()) expect(value).toBeCloseTo(logits[0]![index]!, 4)
     pruned.dispose()
+    decoder.dispose()
+  })
+
+  test('decoding with a smaller budget begins with the slots that have the fewest votes', async () => {
+    const decoder = decoderOf({ budget: 20 })
+    const memory = read(decoder, decoder.initialMemory(2), streams(20), 0, 20, 20)
+    const { F, bos } = memory.layers[0]!.tensors
+    const before = [await rowsOf(F!), await rowsOf(bos!)] as const
+    const arena = decoder.withMethod(selective({ budget: 5 })).startDecoding(memory)
+    const tensors = arena.layers[0]!.tensors as NamedTensors
+    const [votes, first] = await Promise.all([tensors['state.F']!, tensors['state.bos']!].map(rowsOf))
+    const kept = await rowsOf(tensors.valid!)
+    for (const row of [0, 1]) {
+      const fewest = [...before[0][row]!].sort((a, b) => a - b).slice(0, 5)
+      const inUse = (values: number[]) => values.filter((_, place) => kept[row]![place])
+      expect(inUse(votes![row]!).sort((a, b) => a - b)).toEqual(fewest)
+      expect(inUse(first![row]!).filter(Boolean)).toEqual([1])
+      // They are not just the newest.
+      expect(before[0][row]!.slice(-5).sort((a, b) => a - b)).not.toEqual(fewest)
+    }
+    arena.dispose()
     decoder.dispose()
   })
 

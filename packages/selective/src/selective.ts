@@ -105,6 +105,15 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
   /** Whether slots within the span are forgotten, so that votes decide which. */
   const prunes = budgets.some((slots) => slots < span)
 
+  /** The memory with no more slots than the layer may have. */
+  const withinBudget = (layer: LayerInfo, memory: LayerMemory): LayerMemory => {
+    const slots = memory.tensors.F!.shape[1]!
+    const count = Math.min(sizeOf(layer), slots)
+    if (count === slots || count === span) return newestSlots(memory, count)
+    const alive = memory.alive.map((slots) => Math.min(slots, count))
+    return keepSlots(memory, survivors(memory, count, span), alive, 0)
+  }
+
   /** Votes that count against the memory needed, as a part of one slot. */
   const forgotten = (votes: Tensor) => mul(minimum(votes, tau), 1 / tau)
 
@@ -157,16 +166,7 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
       const { layer, traced } = block
       const { during, after } = selection!
       const all = scatteredNext(block, { F: after, bos: carry!.bos! })
-      const count = Math.min(sizeOf(layer), after.shape[1])
-      const memory =
-        count === after.shape[1] || count === span
-          ? newestSlots(all, count)
-          : keepSlots(
-              all,
-              survivors(all, count, span),
-              all.alive.map((slots) => Math.min(slots, count)),
-              0,
-            )
+      const memory = withinBudget(layer, all)
       if (memoryLoss === 0 && !traced) return { memory }
       const needed = requirement(block, all.tensors.valid!, during)
       const loss = () => {
@@ -187,17 +187,15 @@ export function selective(options: SelectiveOptions): ForgettingMethod {
     }),
     decode: {
       capacity: (layer) => sizeOf(layer) + 1,
-      enter: scatteredEnter,
-      describe: (_, { memory, step, starts }) =>
-        memory
-          ? { F: memory.tensors.F!, bos: memory.tensors.bos! }
-          : {
-              F: zeros([starts.length, 1]),
-              bos: tensor2d(
-                starts.map((start) => (start === step ? 1 : 0)),
-                [starts.length, 1],
-              ),
-            },
+      enter: (layer, memory) => scatteredEnter(layer, withinBudget(layer, memory)),
+      describe: (_, { layer, memory, step, starts }) => {
+        if (memory) {
+          const { F, bos } = withinBudget(layer, memory).tensors
+          return { F: F!, bos: bos! }
+        }
+        const first = starts.map((start) => (start === step ? 1 : 0))
+        return { F: zeros([starts.length, 1]), bos: tensor2d(first, [starts.length, 1]) }
+      },
       // Without a budget it is the oldest slot that leaves, which is what core does by itself.
       ...(prunes && {
         ...(windowed && { alive: ({ age }) => cast(lessEqual(age, span), 'float32') as Tensor2D }),
@@ -266,10 +264,19 @@ function survivors({ tensors }: LayerMemory, count: number, span: number): Tenso
   return stopGradient(reverse(topk(mul(stays, time), count).indices as Tensor2D, 1))
 }
 
-function checkOptions({ span, budget, head = 0, memoryLoss = 0, tau = 1 }: SelectiveOptions): void {
+function checkOptions({
+  span,
+  budget,
+  head = 0,
+  memoryLoss = 0,
+  tau = 1,
+  ...unknown
+}: SelectiveOptions): void {
   const refuse = (message: string, values: Record<string, unknown>): never => {
     throw new ConfigError(message, values)
   }
+  for (const name of Object.keys(unknown))
+    refuse(`unknown option "${name}" of selective; known are span, budget, head, memoryLoss, tau`, { name })
   const count = (field: string, value: unknown, least: number) => {
     if (!Number.isInteger(value) || (value as number) < least)
       refuse(`${field} must be a whole number from ${least} up, not ${value}`, { [field]: value })
