@@ -287,6 +287,11 @@ describe('a larger compressed memory at evaluation', () => {
     // A memory made in training goes on, and grows.
     const grown = await read(evaluated, small.memory, 40, 60, 5)
     expect(grown.memory.layers[1]!.tensors.compressed!.shape[1]).toBe(9)
+    // With fewer steps as they are the others are compressed by the next block, not by decoding.
+    const fewer = trained.withMethod(compressive({ ...options, memory: 2 }))
+    expect(() => fewer.startDecoding(grown.memory)).toThrow(/4 steps .* fewer than 4: read a block .* first/)
+    const { memory } = await read(fewer, grown.memory, 60, 61, 1)
+    fewer.startDecoding(memory).dispose()
     trained.dispose()
     built.dispose()
   })

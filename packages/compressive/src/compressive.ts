@@ -10,6 +10,7 @@ import {
   type DecodeRules,
   type ForgettingMethod,
   joinSlots,
+  MemoryError,
   type NamedTensors,
   type Outcome,
   type Recall,
@@ -116,6 +117,11 @@ export function compressive(options: CompressiveOptions): ForgettingMethod {
           )
         const { hidden, valid } = tensors as Stores
         const [batch, slots] = valid.shape
+        if (slots >= memory + rate)
+          throw new MemoryError(
+            `${slots} steps are remembered as they are, and memory: ${memory} with rate: ${rate} keeps fewer than ${memory + rate}: read a block with forward() first, which compresses the others`,
+            { slots, memory, rate },
+          )
         return { hidden, valid, age: slots > 0 ? agesOf(batch, slots, 0) : valid }
       },
       ...(byUse && usageInDecode),
