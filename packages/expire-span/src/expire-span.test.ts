@@ -379,6 +379,25 @@ describe('what survives', () => {
     decoder.dispose()
   })
 
+  test("'blocks' drops a multiple of the block, of a large memory, too", async () => {
+    const options = { maxSpan: 200, ramp: 8, initialPercentage: 0.5, deletion: 'blocks' } as const
+    const decoder = decoderOf(livelySpans(options), { layers: 1 })
+    let memory = decoder.initialMemory(2)
+    let before = 0
+    for (let block = 0; block < 40; block++) {
+      const from = (block * 7) % 30
+      memory = (await read(decoder, memory, from, from + 7)).memory
+      const { alive, tensors } = memory.layers[0]!
+      expect([alive[0], alive[1]]).toEqual([tensors.age!.shape[1], tensors.age!.shape[1]])
+      expect((before + 7 - alive[0]!) % 7).toBe(0)
+      before = alive[0]!
+    }
+    expect(before).toBeLessThan(40 * 7)
+    expect(before).toBeGreaterThan(64)
+    memory.dispose()
+    decoder.dispose()
+  })
+
   test('compact after a reset leaves the new stream alone, and after a restore goes on', async () => {
     const decoder = decoderOf(livelySpans({ maxSpan: 14, ramp: 12 }), fair)
     const { memory } = await readAll(decoder, lengths, false)

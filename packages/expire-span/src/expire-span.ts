@@ -171,7 +171,9 @@ export function expireSpan(options: ExpireSpanOptions): ForgettingMethod {
       const kept = survivors({ left, rows, block: fresh }, deletion, budget)
       // One at least: not every backend gathers nothing.
       const needed = Math.max(1, ...kept.map(({ length }) => length))
-      const places = Math.min(slots, Math.max(needed, Math.min(roomFor(needed), most)))
+      // Empty places would count among those that all rows drop.
+      const wanted = deletion === 'row' ? Math.min(roomFor(needed), most) : needed
+      const places = Math.min(slots, Math.max(needed, wanted))
       if (places === slots && kept.every(({ length }, row) => length === alive[row])) return memory
       const index = kept.flatMap((row) => [...new Array<number>(places - row.length).fill(0), ...row])
       const host = {
