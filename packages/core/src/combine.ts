@@ -160,6 +160,8 @@ function slotsOf(block: Block, { groups }: Recall, parameters: NamedTensors): Ov
 function decodeCombined(keeper: ForgettingMethod, overlays: readonly ForgettingMethod[]) {
   const { decode } = keeper
   const plansOf = (plan: unknown) => plan as Plans | undefined
+  // What they have faded out still counts where the keeper makes its choice among the slots there are.
+  const fading = keeper.decides === 'step' ? overlays : []
   const ofKeeper = (slots: DecodeSlots): DecodeSlots => ({ ...slots, plan: plansOf(slots.plan)?.keeper })
   const ofOverlay = (slots: DecodeSlots, method: ForgettingMethod, index: number): DecodeSlots => ({
     ...slots,
@@ -185,13 +187,10 @@ function decodeCombined(keeper: ForgettingMethod, overlays: readonly ForgettingM
       return Object.assign({}, decode.describe?.(hidden, context), ...states)
     },
     worth: (slots) => decode.worth?.(ofKeeper(slots)) ?? (neg(slots.age) as Tensor2D),
-    // What an overlay has faded out still counts where the keeper makes its choice among the slots there are.
     alive: (slots) =>
       [
         decode.alive?.(ofKeeper(slots)),
-        ...(keeper.decides === 'step'
-          ? overlays.map((method, index) => method.decode.alive?.(ofOverlay(slots, method, index)))
-          : []),
+        ...fading.map((method, index) => method.decode.alive?.(ofOverlay(slots, method, index))),
       ]
         .filter((alive): alive is Tensor2D => alive !== undefined)
         .reduce((a: Tensor, b) => mul(a, b), slots.valid) as Tensor2D,
