@@ -17,7 +17,7 @@ export default [
   ...['expire-span', 'adaptive-span', 'compressive', 'selective'].map((method) =>
     library(method, `packages/${method}/dist/index.js`, '6 kB'),
   ),
-  library('backends, in a browser', 'packages/backends/dist/browser.js', '16 kB'),
+  library('backends, in a browser', 'packages/backends/dist/browser.js', '16.5 kB'),
   library('kernels-wasm', 'packages/kernels-wasm/dist/index.js', '38 kB'),
   library('kernels-webgpu', 'packages/kernels-webgpu/dist/index.js', '31 kB'),
   library('tasks, whole', 'packages/tasks/dist/index.js', '12 kB'),
