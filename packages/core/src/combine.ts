@@ -79,7 +79,7 @@ export function combine({ keeper, overlays }: CombineOptions): ForgettingMethod 
     of: (method: ForgettingMethod) => Readonly<Record<string, T>> | undefined,
   ): Record<string, T> =>
     Object.assign({}, of(keeper), ...overlays.map((method) => prefixed(of(method) ?? {}, prefixOf(method))))
-  const { reset, compact } = keeper
+  const { reset, compact, attended } = keeper
   const keeperBlock = (block: Block): Block => ({ ...block, plan: (block.plan as Plans | undefined)?.keeper })
   const judge = (block: Block, recall: Recall) =>
     overlays.map((method) =>
@@ -117,6 +117,7 @@ export function combine({ keeper, overlays }: CombineOptions): ForgettingMethod 
     },
     ...(compact && { compact }),
     ...(reset && { reset }),
+    ...(attended && { attended }),
     report: (layer, parameters, memory, normalise) => ({
       ...keeper.report?.(layer, parameters, memory, normalise),
       ...Object.assign(
@@ -172,6 +173,10 @@ function decodeCombined(keeper: ForgettingMethod, overlays: readonly ForgettingM
   const rules: ForgettingMethod['decode'] = {
     ...decode,
     capacity: (layer: LayerInfo, plan: unknown) => decode.capacity(layer, plansOf(plan)?.keeper),
+    ...(decode.enter && {
+      enter: (layer, memory, stream) =>
+        decode.enter!(layer, memory, { ...stream, plan: plansOf(stream.plan)?.keeper }),
+    }),
     // Overlays judge by hidden states alone, so what they keep can be made anew from a block memory, too.
     describe: (hidden, context) => {
       const { memory: _, ...rest } = context

@@ -72,20 +72,14 @@ const choices = {
   initialization: ['fair', 'transformer-xl', 'scaled'],
 } as const
 
+const switches = ['attendSelf', 'tiedOutput', 'outputBias', 'feedForwardBias'] as const
+
 const known = new Set([
   ...Object.keys(choices),
+  ...switches,
   ...['vocabulary', 'layers', 'width', 'heads', 'headSize', 'feedForward', 'learnedDistances'],
-  ...[
-    'farthestPosition',
-    'attendSelf',
-    'persistentSlots',
-    'dropout',
-    'dropoutPlaces',
-    'layerDrop',
-    'tiedOutput',
-    'outputBias',
-  ],
-  ...['feedForwardBias', 'embeddingScale', 'epsilon', 'method'],
+  ...['farthestPosition', 'persistentSlots', 'dropout', 'dropoutPlaces', 'layerDrop'],
+  ...['embeddingScale', 'epsilon', 'method'],
 ])
 
 /** The layer as its method sees it. */
@@ -175,6 +169,15 @@ export function resolveConfig(given: DecoderConfig): ResolvedConfig {
     epsilon: given.epsilon ?? 1e-5,
     method: methods as readonly ForgettingMethod[],
   }
+  const { embeddingScale, epsilon, farthestPosition } = resolved
+  if (embeddingScale !== 'sqrt-width' && !Number.isFinite(embeddingScale))
+    refuse(`embeddingScale must be a number or 'sqrt-width', not ${embeddingScale}`, { embeddingScale })
+  if (!(epsilon > 0 && Number.isFinite(epsilon)))
+    refuse(`epsilon must be a number above 0, not ${epsilon}`, { epsilon })
+  if (farthestPosition !== Number.POSITIVE_INFINITY) count('farthestPosition', farthestPosition)
+  for (const field of switches)
+    if (typeof resolved[field] !== 'boolean')
+      refuse(`${field} must be true or false, not ${resolved[field]}`, { [field]: resolved[field] })
   count('headSize', resolved.headSize)
   count('feedForward', resolved.feedForward, 0)
   count('persistentSlots', resolved.persistentSlots, 0)

@@ -47,7 +47,7 @@ import {
   type LayerWeights,
   type Pass,
 } from './layer'
-import { parseDescription, TensorValue, toDevice } from './memory'
+import { checkMethod, parseDescription, TensorValue, toDevice } from './memory'
 import type {
   CondensedRules,
   DecodeSlots,
@@ -85,6 +85,14 @@ export interface ArenaState {
   readonly ring: { readonly places: number; readonly next: number }
 }
 
+/** Whose keys and values these are. */
+export interface Origin {
+  /** The fingerprint of the weights that made them. */
+  readonly weights: string
+  /** The names of the layers' methods. */
+  readonly methods: readonly string[]
+}
+
 /** Keys and values of everything remembered. Belongs to the weights that made it and is refused with others. */
 export class DecodeMemory extends TensorValue {
   readonly kind = 'projected'
@@ -98,7 +106,7 @@ export class DecodeMemory extends TensorValue {
     readonly starts: readonly number[],
     /** The weights' revision in the decoder that made it. @internal */
     readonly revision: string,
-    private readonly fingerprint: () => Promise<string>,
+    private readonly origin: () => Promise<Origin>,
   ) {
     super()
   }
@@ -114,7 +122,7 @@ export class DecodeMemory extends TensorValue {
       step: this.step,
       starts: this.starts,
       layers: this.layers.map(({ tensors: _, ...host }) => host),
-      weights: await this.fingerprint(),
+      ...(await this.origin()),
     }
   }
 
@@ -170,7 +178,7 @@ export class DecodeMemory extends TensorValue {
   }
 
   private with(layers: readonly ArenaState[]): DecodeMemory {
-    return new DecodeMemory(layers, this.batch, this.step, this.starts, this.revision, this.fingerprint)
+    return new DecodeMemory(layers, this.batch, this.step, this.starts, this.revision, this.origin)
   }
 }
 
@@ -178,7 +186,7 @@ export class DecodeMemory extends TensorValue {
  * What `DecodeMemory.serialize` wrote. @internal Use `decoder.restoreDecodeMemory`.
  * @throws FormatError, MemoryError
  */
-export function readDecodeMemory(bytes: Uint8Array, fingerprint: string, layers: number) {
+export function readDecodeMemory(bytes: Uint8Array, { weights, methods }: Origin) {
   const file = decodeSafetensors(bytes, 'the memory')
   const description = parseDescription(file.metadata)
   if (description.kind !== 'projected')
@@ -186,17 +194,19 @@ export function readDecodeMemory(bytes: Uint8Array, fingerprint: string, layers:
       'a memory of hidden states cannot be decoded from directly: restoreMemory() it, then startDecoding()',
       { kind: description.kind },
     )
-  if (description.layers?.length !== layers || description.weights !== fingerprint)
+  if (description.layers?.length !== methods.length || description.weights !== weights)
     throw new MemoryError(
       'these keys and values were made by other weights: start again from a memory of hidden states',
       { weights: description.weights },
     )
+  for (const [index, name] of methods.entries()) checkMethod(index, description.methods?.[index], name)
   const states = (): ArenaState[] =>
     description.layers.map((host: Omit<ArenaState, 'tensors'>, index: number) => {
       const prefix = `layers.${index}.`
       const own = [...file.tensors].filter(([name]) => name.startsWith(prefix))
       const tensors = own.map(([name, value]) => [name.slice(prefix.length), toDevice(value)])
-      return { ...host, tensors: Object.fromEntries(tensors) }
+      // JSON has no infinity: no limit is null.
+      return { ...host, most: host.most ?? Number.POSITIVE_INFINITY, tensors: Object.fromEntries(tensors) }
     })
   return {
     layers: states,

@@ -7,15 +7,17 @@ import {
   tensor1d,
   tensor2d,
   unregisterKernel,
+  zeros,
 } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { DecoderConfig } from './config'
 import { Decoder } from './decoder'
-import { ConfigError, MemoryError, ShapeError } from './errors'
+import { ConfigError, FormatError, MemoryError, ShapeError } from './errors'
 import { fixedSpan } from './fixed-span'
 import { registerGradients } from './gradients'
 import { presets } from './presets'
 import { Random } from './random'
+import { decodeSafetensors, encodeSafetensors } from './safetensors'
 import { heaviestSlots } from './testing/heaviest-slots'
 
 const small = { vocabulary: 7, layers: 2, width: 8, heads: 2, feedForward: 12 } as const
@@ -52,6 +54,11 @@ describe('configuration', () => {
       { positions: 'learned', method: fixedSpan({ span: 2, sameLength: false }) },
       /learnedDistances/,
     ],
+    ['a scale that is no number', { embeddingScale: 'sqrt' as never }, /embeddingScale must be a number or/],
+    ['a scale of nothing', { embeddingScale: Number.NaN }, /embeddingScale must be .*, not NaN/],
+    ['epsilon', { epsilon: Number.NaN }, /epsilon must be a number above 0, not NaN/],
+    ['a part of a step', { farthestPosition: 0.5 }, /farthestPosition must be a whole number from 1 up/],
+    ['a word for a switch', { tiedOutput: 'false' as never }, /tiedOutput must be true or false, not false/],
     ['another interface', { method: { ...fixedSpan({ span: 2 }), specVersion: 2 as never } }, /version 2/],
   ])('%s is refused before any tensor is made', (_, more, message) => {
     const before = engineMemory().numTensors
@@ -60,8 +67,10 @@ describe('configuration', () => {
     expect(engineMemory().numTensors).toBe(before)
   })
 
-  test('a span that is no count is refused', () => {
+  test('a span that is no count is refused, and what is no option', () => {
     expect(() => fixedSpan({ span: 1.5 })).toThrow(/span must be a whole number from 1 up, not 1.5/)
+    expect(() => fixedSpan({ span: 2, samelength: false } as never)).toThrow(/unknown option "samelength"/)
+    expect(() => fixedSpan({ span: 2, sameLength: 0 as never })).toThrow(/sameLength must be true or false/)
   })
 
   test('a description makes the same decoder again', async () => {
@@ -71,6 +80,8 @@ describe('configuration', () => {
     expect(again.describe()).toEqual(decoder.describe())
     expect(await again.fingerprint()).toBe(await decoder.fingerprint())
     expect(() => Decoder.fromDescription(json, {})).toThrow(/unknown method "fixed-span"/)
+    const method = [{ name: 'toString', options: {} }]
+    expect(() => Decoder.fromDescription({ ...json, method }, {})).toThrow(/unknown method "toString"/)
     decoder.dispose()
     again.dispose()
   })
@@ -168,7 +179,7 @@ describe('dropout', () => {
 })
 
 describe('wrong input', () => {
-  test('leaves the memory as it was', () => {
+  test('leaves the memory as it was', async () => {
     const decoder = new Decoder(config())
     const memory = decoder.initialMemory(2)
     expect(() => decoder.forward(tokens([1, 2]), memory)).toThrow(ShapeError)
@@ -177,10 +188,17 @@ describe('wrong input', () => {
     expect(() => decoder.evaluate(tokens([1], [2]), tokens([1, 2], [1, 2]), memory)).toThrow(
       /targets must be/,
     )
+    const two = tokens([1, 2], [1, 2])
+    for (const weights of [zeros([2]), zeros([4, 1]), zeros([2, 1, 2])])
+      for (const read of ['evaluate', 'gradients'] as const)
+        expect(() => decoder[read](two, two, memory, { weights })).toThrow(/weights must be \[2,2\] like/)
     expect(memory.disposed).toBe(false)
     expect(() => memory.reset([2])).toThrow(/row 2 of a memory with 2 rows/)
     memory.dispose()
     expect(() => decoder.forward(tokens([1], [2]), memory)).toThrow(MemoryError)
+    expect(() => decoder.startDecoding(memory)).toThrow(MemoryError)
+    await expect(decoder.report(memory)).rejects.toThrow(MemoryError)
+    await expect(decoder.compact(memory)).rejects.toThrow(MemoryError)
     expect(() => memory.clone()).toThrow(/disposed of or already used/)
     expect(() => decoder.initialMemory(0)).toThrow(/batch must be/)
     decoder.dispose()
@@ -198,7 +216,47 @@ describe('wrong input', () => {
     const bytes = await step.memory.serialize()
     expect(() => decoder.restoreMemory(bytes)).toThrow(/of shape \[1,2,16\], the decoder needs/)
     expect(() => wider.restoreMemory(bytes.subarray(0, bytes.length - 4))).toThrow(/cut off/)
+    expect(() => decoder.forward(tokens([1]), wider.initialMemory(1))).toThrow(/states of width 16/)
+    // Another method's slots may mean something else: heaviest slots have gaps between them.
+    const heaviest = decoder.withMethod(heaviestSlots({ budget: 3 }))
+    const scattered = heaviest.initialMemory(1)
+    const refused = /layer 0 of the memory was kept by heaviest-slots, in the decoder it is fixed-span's/
+    expect(() => decoder.forward(tokens([1]), scattered)).toThrow(refused)
+    const saved = await scattered.serialize()
+    expect(() => decoder.restoreMemory(saved)).toThrow(refused)
+    expect(() => decoder.restoreMemory(saved)).toThrow(MemoryError)
+    const arena = await heaviest.startDecoding(scattered).serialize()
+    await expect(decoder.restoreDecodeMemory(arena)).rejects.toThrow(refused)
     for (const value of [step.logits, step.penalty, step.memory, decoder, wider]) value.dispose()
+  })
+
+  test.each<[string, Record<string, unknown> | null, RegExp]>([
+    ['nothing', null, /batch and step \[null,null\]/],
+    ['no rows', { batch: 0 }, /batch and step \[0,3\]/],
+    ['half a step', { step: 1.5 }, /batch and step \[1,1.5\]/],
+    ['a start too many', { starts: [0, 0] }, /starts \[0,0\]/],
+    ['a start that is to come', { starts: [4] }, /starts \[4\]/],
+    ['no counts', { alive: [[1], ['1']] }, /alive \[\[1\],\["1"\]\]/],
+    ['counts of other rows', { alive: [[1], [1, 1]] }, /alive/],
+  ])('a memory whose description has %s is refused', async (_, wrong, message) => {
+    const decoder = new Decoder(config())
+    const step = decoder.forward(tokens([1, 2, 3]), decoder.initialMemory(1))
+    const file = decodeSafetensors(await step.memory.serialize())
+    const right = JSON.parse(file.metadata.memory!)
+    const description = JSON.stringify(wrong && { ...right, ...wrong })
+    const bytes = encodeSafetensors({ ...file, metadata: { ...file.metadata, memory: description } })
+    expect(() => decoder.restoreMemory(bytes)).toThrow(FormatError)
+    expect(() => decoder.restoreMemory(bytes)).toThrow(message)
+    for (const value of [step.logits, step.penalty, step.memory, decoder]) value.dispose()
+  })
+
+  test('a token that is no token leaves keys and values as they were', async () => {
+    const decoder = new Decoder(config())
+    const arena = decoder.startDecoding(decoder.initialMemory(1))
+    const [wrong, right] = [tensor1d([7], 'int32'), tensor1d([6], 'int32')]
+    expect(() => decoder.decode(wrong, arena)).toThrow(/7 is not in \[0, 6\]/)
+    const step = decoder.decode(right, arena)
+    for (const value of [wrong, right, step.logits, step.memory, decoder]) value.dispose()
   })
 
   test('keys and values of other weights are refused', async () => {
@@ -215,6 +273,7 @@ describe('wrong input', () => {
     expect(() => decoder.restoreMemory(bytes)).toThrow(/cannot stand in/)
     await decoder.afterUpdate()
     expect(() => decoder.decode(token, second.memory)).toThrow(/made by other weights/)
+    await expect(second.memory.serialize()).rejects.toThrow(/made by other weights/)
     decoder.importParameters(await new Decoder(config(), { seed: 9 }).exportParameters())
     await expect(decoder.restoreDecodeMemory(bytes)).rejects.toThrow(/made by other weights/)
     for (const value of [first.logits, first.memory, second.logits, second.memory, hidden, token])

@@ -27,11 +27,12 @@ import {
   DecodeMemory,
   decodeLayer,
   enterArena,
+  type Origin,
   readDecodeMemory,
 } from './decode'
 import { ConfigError, MemoryError, ShapeError } from './errors'
 import { applyNorm, type LayerWeights, type Pass, runLayer } from './layer'
-import { type LayerRules, Memory } from './memory'
+import { checkMethod, type LayerRules, Memory } from './memory'
 import type { ForgettingMethod, LayerMemory, NamedTensors, ParameterSpec, PassOptions } from './method'
 import { backpropagate, recordFor } from './ops/backpropagate'
 import { Float16Weights } from './ops/float16'
@@ -213,7 +214,7 @@ export class Decoder {
     { weights, ...options }: GradientOptions & { readonly weights?: Tensor } = {},
   ): GradientResult {
     this.checkTokens(inputs, memory)
-    this.checkTargets(inputs, targets)
+    this.checkTargets(inputs, targets, weights)
     return this.gradientsOf(inputs, memory, (logits) => crossEntropy(logits, targets, weights), options)
   }
 
@@ -234,21 +235,35 @@ export class Decoder {
         `unroll must be a whole number that divides the block of ${inputs.shape[1]} steps, not ${unroll}`,
         { unroll, block: inputs.shape[1] },
       )
-    let loss: Scalar | undefined
-    let penalty: Scalar | undefined
-    let layers: readonly LayerMemory[] = []
-    const { value, gradients } = backpropagate(() => {
-      const result = this.runUnrolled(inputs, memory, { ...rest, training }, unroll)
-      loss = keep(lossOf(result.logits))
-      penalty = keep(result.penalty)
-      layers = result.layers
-      for (const layer of layers) for (const kept of Object.values(layer.tensors)) keep(kept)
+    let results: { loss: Scalar; penalty: Scalar; layers: readonly LayerMemory[] } | undefined
+    const pass = () => {
+      const { logits, layers, penalty } = this.runUnrolled(inputs, memory, { ...rest, training }, unroll)
+      const loss = lossOf(logits)
+      if (loss.rank !== 0)
+        throw new ShapeError(`the loss must be a scalar, not [${loss.shape}]: take its mean or its sum`, {
+          shape: loss.shape,
+        })
+      results = { loss, penalty, layers }
+      for (const kept of [loss, penalty, ...tensorsOf(layers)]) keep(kept)
       return add(loss, penalty) as Scalar
-    }, [...this.parameters.values()])
+    }
+    let found: ReturnType<typeof backpropagate>
+    try {
+      found = backpropagate(pass, [...this.parameters.values()])
+    } catch (error) {
+      if (results) {
+        const still = new Set(tensorsOf(memory.layers))
+        for (const kept of [results.loss, results.penalty, ...tensorsOf(results.layers)])
+          if (!still.has(kept)) kept.dispose()
+      }
+      throw error
+    }
+    const { value, gradients } = found
+    const { loss, penalty, layers } = results!
     value.dispose()
     return {
-      loss: loss!,
-      penalty: penalty!,
+      loss,
+      penalty,
       gradients: Object.fromEntries(
         [...this.parameters.keys()].flatMap((name, index) =>
           gradients[index] ? [[name, gradients[index]]] : [],
@@ -266,7 +281,7 @@ export class Decoder {
     { weights }: { readonly weights?: Tensor } = {},
   ): { readonly loss: Scalar; readonly memory: Memory } {
     this.checkTokens(inputs, memory)
-    this.checkTargets(inputs, targets)
+    this.checkTargets(inputs, targets, weights)
     const { loss, layers } = scope(() => {
       const { logits, layers } = this.run(inputs, memory, {})
       return { loss: crossEntropy(logits, targets, weights), layers }
@@ -291,6 +306,7 @@ export class Decoder {
 
   /** Gives back slots that are dead in every row. Consumes `memory`; may read counts back. */
   async compact(memory: Memory): Promise<Memory> {
+    this.checkMemory(memory)
     const layers = memory.consume()
     const compacted = await Promise.all(
       this.rules.map(({ method, info }, index) => method.compact?.(info, layers[index]!) ?? layers[index]!),
@@ -304,7 +320,8 @@ export class Decoder {
   }
 
   /** What each layer remembers, attends to and costs; reads values back. `memory` stays as it is. */
-  report(memory: Memory): Promise<LayerReport[]> {
+  async report(memory: Memory): Promise<LayerReport[]> {
+    this.checkMemory(memory)
     const layers = this.rules.map((rules, index) => ({
       ...rules,
       config: this.config,
@@ -316,6 +333,7 @@ export class Decoder {
 
   /** Projects a memory into keys and values for `decode`. Consumes `memory`. */
   startDecoding(memory: Memory): DecodeMemory {
+    this.checkMemory(memory)
     const { batch, step, starts } = memory
     const layers = scope(() =>
       this.rules.map((_, index) => enterArena(this.decodeLayer(index), memory.layers[index]!, step, starts)),
@@ -326,11 +344,7 @@ export class Decoder {
 
   /** The memory that a `DecodeMemory` wrote, refused unless the weights are the same. */
   async restoreDecodeMemory(bytes: Uint8Array): Promise<DecodeMemory> {
-    const { layers, batch, step, starts } = readDecodeMemory(
-      bytes,
-      await this.fingerprint(),
-      this.rules.length,
-    )
+    const { layers, batch, step, starts } = readDecodeMemory(bytes, await this.originOf(this.revision))
     return this.decodeMemory(layers(), batch, step, starts)
   }
 
@@ -360,10 +374,7 @@ export class Decoder {
     { weights: float16 }: { readonly weights?: Float16Weights | undefined } = {},
   ): { readonly logits: Tensor; readonly memory: DecodeMemory } {
     float16?.check(this.root.revision)
-    if (memory.revision !== this.revision)
-      throw new MemoryError(
-        'these keys and values were made by other weights: start again with startDecoding() from a memory of hidden states',
-      )
+    if (memory.revision !== this.revision) throw madeByOthers()
     if (memory.disposed) throw new MemoryError('cannot use a memory that was disposed of or already used')
     if (tokens.rank !== 1 || tokens.shape[0] !== memory.batch || tokens.dtype !== 'int32')
       throw new ShapeError(
@@ -371,10 +382,12 @@ export class Decoder {
         { shape: tokens.shape, dtype: tokens.dtype },
       )
     const { batch, step, starts } = memory
+    let writing = false
     const read = () => {
       const pass = { ...this.pass(memory, {}), float16 }
       let hidden = this.embed(expandDims(tokens, 1), pass)
       const layers: ArenaState[] = []
+      writing = true
       for (const [index, state] of memory.layers.entries()) {
         const result = decodeLayer(pass, this.decodeLayer(index), hidden, state)
         hidden = result.output
@@ -388,7 +401,7 @@ export class Decoder {
       result = scope(read)
     } catch (error) {
       // Some layers may have been written into already.
-      memory.dispose()
+      if (writing) memory.dispose()
       throw error
     }
     const { logits, layers } = result
@@ -465,7 +478,14 @@ export class Decoder {
     step: number,
     starts: readonly number[],
   ): DecodeMemory {
-    return new DecodeMemory(layers, batch, step, starts, this.revision, () => this.fingerprint())
+    const { revision } = this
+    return new DecodeMemory(layers, batch, step, starts, revision, () => this.originOf(revision))
+  }
+
+  /** What keys and values made at a revision are known by; refused when the weights have moved on since. */
+  private async originOf(revision: string): Promise<Origin> {
+    if (revision !== this.revision) throw madeByOthers()
+    return { weights: await this.fingerprint(), methods: this.rules.map(({ method }) => method.name) }
   }
 
   /** The decoder that counts the updates of the weights, whichever of those that share them makes them. */
@@ -513,6 +533,10 @@ export class Decoder {
         `tokens must be int32 [${memory.batch}, block], not ${tokens.dtype} [${tokens.shape}]`,
         { shape: tokens.shape, dtype: tokens.dtype, batch: memory.batch },
       )
+    this.checkMemory(memory)
+  }
+
+  private checkMemory(memory: Memory): void {
     if (memory.disposed)
       throw new MemoryError(
         'cannot use a memory that was disposed of or already used: keep the one forward() returns, or clone() it first',
@@ -522,14 +546,27 @@ export class Decoder {
         `the memory has ${memory.layers.length} layers, the decoder ${this.config.layers}: it was made by another decoder`,
         { layers: memory.layers.length },
       )
+    for (const [index, { info, method }] of this.rules.entries()) {
+      const { width } = memory.rules[index]!.info
+      if (width !== info.width)
+        throw new MemoryError(
+          `the memory has hidden states of width ${width}, the decoder of ${info.width}: it was made by another decoder`,
+          { width },
+        )
+      checkMethod(index, memory.rules[index]!.method.name, method.name)
+    }
   }
 
-  private checkTargets(inputs: Tensor, targets: Tensor): void {
+  private checkTargets(inputs: Tensor, targets: Tensor, weights?: Tensor): void {
     if (targets.dtype !== 'int32' || targets.shape.join() !== inputs.shape.join())
       throw new ShapeError(
         `targets must be int32 [${inputs.shape}] like the inputs, not ${targets.dtype} [${targets.shape}]`,
         { shape: targets.shape, dtype: targets.dtype },
       )
+    if (weights && weights.shape.join() !== inputs.shape.join())
+      throw new ShapeError(`weights must be [${inputs.shape}] like the inputs, not [${weights.shape}]`, {
+        shape: weights.shape,
+      })
   }
 
   private pass(
@@ -657,7 +694,7 @@ function methodFromDescription(
   { name, options }: MethodDescription,
   methods: MethodFactories,
 ): ForgettingMethod {
-  const factory = methods[name]
+  const factory = Object.hasOwn(methods, name) ? methods[name] : undefined
   if (!factory)
     throw new ConfigError(`unknown method "${name}"; known are ${Object.keys(methods).join(', ')}`, { name })
   return factory(options, (inner) => methodFromDescription(inner, methods))
@@ -677,6 +714,14 @@ function checkSameParameters(
       )
   }
 }
+
+const madeByOthers = () =>
+  new MemoryError(
+    'these keys and values were made by other weights: start again with startDecoding() from a memory of hidden states',
+  )
+
+const tensorsOf = (layers: readonly LayerMemory[]): Tensor[] =>
+  layers.flatMap(({ tensors }) => Object.values(tensors))
 
 /** Disposes of the old tensors that are not among the new ones. */
 function disposeUnlessKept(old: readonly NamedTensors[], next: readonly NamedTensors[]): void {

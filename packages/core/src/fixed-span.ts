@@ -20,9 +20,13 @@ export interface FixedSpanOptions {
 
 /**
  * A fixed window of the past.
- * @throws ConfigError when span is not a whole number from 1 up
+ * @throws ConfigError for a wrong option
  */
-export function fixedSpan({ span, sameLength = true }: FixedSpanOptions): ForgettingMethod {
+export function fixedSpan({ span, sameLength = true, ...unknown }: FixedSpanOptions): ForgettingMethod {
+  for (const name of Object.keys(unknown))
+    throw new ConfigError(`unknown option "${name}" of fixed-span; known are span, sameLength`, { name })
+  if (typeof sameLength !== 'boolean')
+    throw new ConfigError(`sameLength must be true or false, not ${sameLength}`, { sameLength })
   if (!Number.isInteger(span) || span < 1)
     throw new ConfigError(`span must be a whole number from 1 up, not ${span}`, { span })
   return {

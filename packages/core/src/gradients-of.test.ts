@@ -8,9 +8,11 @@ import {
   slice,
   square,
   sub,
+  sum,
   type Tensor3D,
   tensor2d,
   tidy,
+  topk,
   zeros,
 } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
@@ -20,6 +22,7 @@ import { fixedSpan } from './fixed-span'
 import { registerGradients } from './gradients'
 import { crossEntropy } from './ops/loss'
 import { sinks } from './sinks'
+import { heaviestSlots } from './testing/heaviest-slots'
 
 const inputs = () =>
   tensor2d(
@@ -43,6 +46,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
   test.each([
     ['a window', fixedSpan({ span: 3 })],
     ['sinks', sinks({ count: 1, method: fixedSpan({ span: 1 }) })],
+    ['slots chosen by topk', heaviestSlots({ budget: 1 })],
   ])(
     'the gradient of a loss of one’s own agrees with finite differences, through a memory of %s too',
     async (_, method) => {
@@ -124,7 +128,13 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     const memory = decoder.initialMemory(2)
     const tokens = inputs()
     const lossOf = (logits: Tensor3D) => mean(logits) as Scalar
+    const before = engineMemory().numTensors
     expect(() => decoder.gradientsOf(tokens, memory, lossOf, { unroll: 3 })).toThrow(ShapeError)
+    const perRow = (logits: Tensor3D) => mean(logits, [1, 2]) as Scalar
+    expect(() => decoder.gradientsOf(tokens, memory, perRow)).toThrow(/must be a scalar, not \[2\]/)
+    const largest = (logits: Tensor3D) => sum(topk(logits).values) as Scalar
+    expect(() => decoder.gradientsOf(tokens, memory, largest)).toThrow(/TopK has no gradient/)
+    expect(engineMemory().numTensors).toBe(before)
     expect(memory.disposed).toBe(false)
     memory.dispose()
     tokens.dispose()

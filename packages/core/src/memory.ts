@@ -100,7 +100,8 @@ export class Memory extends TensorValue {
   readonly kind = 'hidden'
 
   constructor(
-    private readonly rules: readonly LayerRules[],
+    /** @internal */
+    readonly rules: readonly LayerRules[],
     readonly layers: readonly LayerMemory[],
     readonly batch: number,
     /** Tokens read so far: the absolute time step of the next one. */
@@ -121,6 +122,7 @@ export class Memory extends TensorValue {
       batch: this.batch,
       step: this.step,
       starts: this.starts,
+      methods: this.rules.map(({ method }) => method.name),
       alive: this.layers.map(({ alive }) => alive),
       gapless: this.layers.map(({ gapless }) => gapless ?? null),
       fresh: this.layers.map(({ fresh }) => fresh ?? null),
@@ -181,7 +183,9 @@ export class Memory extends TensorValue {
    */
   static restore(rules: readonly LayerRules[], bytes: Uint8Array): Memory {
     const file = decodeSafetensors(bytes, 'the memory')
-    const { kind, batch, step, starts, alive, gapless, fresh, beside } = parseDescription(file.metadata)
+    const { kind, batch, step, starts, methods, alive, gapless, fresh, beside } = parseDescription(
+      file.metadata,
+    )
     if (kind !== 'hidden')
       throw new MemoryError(`a memory of ${kind} keys and values cannot stand in for one of hidden states`, {
         kind,
@@ -191,6 +195,9 @@ export class Memory extends TensorValue {
         `the memory has ${alive?.length} layers, the decoder ${rules.length}: use the memory with the decoder that made it`,
         { layers: alive?.length },
       )
+    if (!alive.every((counts) => isCounts(counts) && counts.length === batch))
+      throw incomplete('alive', alive)
+    for (const [index, { method }] of rules.entries()) checkMethod(index, methods?.[index], method.name)
     const template = scope(() =>
       rules.map(({ method, info }) =>
         Object.entries(method.initialMemory(info, 1).tensors).map(([name, { shape }]) => ({
@@ -226,17 +233,47 @@ export class Memory extends TensorValue {
   }
 }
 
-/** The metadata of a serialised memory. */
+/** Whole numbers from 0 up. */
+const isCounts = (values: unknown): values is number[] =>
+  Array.isArray(values) && values.every((value) => Number.isSafeInteger(value) && value >= 0)
+
+const incomplete = (field: string, value: unknown) =>
+  new FormatError(`not a whole memory: its description has ${field} ${JSON.stringify(value)}`, {
+    [field]: value,
+  })
+
+/**
+ * The metadata of a serialised memory.
+ * @throws FormatError when it is another's, or when batch, step and starts are not those of a stream
+ */
 export function parseDescription(metadata: Readonly<Record<string, string>>) {
-  try {
-    if (metadata.format === 'lethe-memory-1') return JSON.parse(metadata.memory!)
-  } catch {}
-  throw new FormatError(
-    `not a memory: its format is "${metadata.format ?? 'missing'}", not "lethe-memory-1"`,
-    {
-      format: metadata.format,
-    },
-  )
+  const description = () => {
+    try {
+      return JSON.parse(metadata.memory!) ?? {}
+    } catch {
+      return {}
+    }
+  }
+  if (metadata.format !== 'lethe-memory-1')
+    throw new FormatError(
+      `not a memory: its format is "${metadata.format ?? 'missing'}", not "lethe-memory-1"`,
+      { format: metadata.format },
+    )
+  const found = description()
+  const { batch, step, starts } = found
+  if (!isCounts([batch, step]) || batch === 0) throw incomplete('batch and step', [batch, step])
+  if (!isCounts(starts) || starts.length !== batch || starts.some((start) => start > step))
+    throw incomplete('starts', starts)
+  return found
+}
+
+/** Refuses what another method keeps: its slots may mean something else. A memory of old may not say whose it is. */
+export function checkMethod(layer: number, kept: string | undefined, method: string): void {
+  if (kept !== undefined && kept !== method)
+    throw new MemoryError(
+      `layer ${layer} of the memory was kept by ${kept}, in the decoder it is ${method}'s: read the stream again, or use the decoder that made it`,
+      { layer, kept, method },
+    )
 }
 
 export const toDevice = ({ data, shape, dtype }: HostTensor) => tensor(data, shape as number[], dtype)

@@ -55,15 +55,20 @@ const priceless = 2 ** 24
 
 /**
  * Keeps the first `count` steps of a stream around another method, beside its own slots.
- * @throws ConfigError when count is not a whole number from 1 up, or method is none
+ * @throws ConfigError when count is not a whole number from 1 up, or when method is none or has sinks already
  */
 export function sinks({ count, method }: SinksOptions): ForgettingMethod {
   if (!Number.isInteger(count) || count < 1)
     throw new ConfigError(`count must be a whole number from 1 up, not ${count}`, { count })
   if (method?.specVersion !== 1)
     throw new ConfigError('sinks need a method to stand around: sinks({ count, method: ... })', { method })
+  if (hasSinks(method))
+    throw new ConfigError('there are sinks around the method already: give them the larger count instead', {
+      count,
+      method: method.name,
+    })
 
-  const { name, options, reset, compact, report, ...inner } = method
+  const { name, options, reset, compact, report, attended, ...inner } = method
   return {
     ...inner,
     name: 'sinks',
@@ -108,9 +113,19 @@ export function sinks({ count, method }: SinksOptions): ForgettingMethod {
       report: (layer, parameters, memory, normalise) =>
         report(layer, parameters, apart(memory)[0], normalise),
     }),
+    ...(attended && {
+      attended: async (layer, parameters, memory, normalise) => {
+        const ofInner = await attended(layer, parameters, apart(memory)[0], normalise)
+        return ofInner.map((slots) => slots + (memory.beside ?? 0))
+      },
+    }),
     decode: decodeWithSinks(method, count),
   }
 }
+
+/** Whether a method keeps sinks itself, or combines others with one that does. */
+const hasSinks = ({ name, options }: Pick<ForgettingMethod, 'name' | 'options'>): boolean =>
+  name === 'sinks' || (name === 'combine' && hasSinks(options.keeper as ForgettingMethod))
 
 /** The inner memory and the hidden states of the sinks [batch, count, width]. */
 function apart({ tensors, beside: _, ...host }: LayerMemory): [LayerMemory, Tensor3D] {

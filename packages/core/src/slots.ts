@@ -26,6 +26,7 @@ import {
   zeros,
 } from '@tensorflow/tfjs-core'
 import type { Block, LayerInfo, LayerMemory, NamedTensors, SlotGroup } from './method'
+import { stopGradient } from './ops/differentiable'
 
 /** The newest `count` of the remembered and the block's hidden states, as the memory of a contiguous method. */
 export function lastSlots({ memory, input, length }: Block, count: number): LayerMemory {
@@ -60,7 +61,10 @@ export function slotsFrom<T extends Tensor>(x: T, start: number, count: number):
   return slice(x, [0, start, ...rest.map(() => 0)], [batch, count, ...rest]) as T
 }
 
-/** Where the slots that `index` [batch, count] names in each row are among those of all rows: [batch · count]. */
+/**
+ * Where the slots that `index` [batch, count] names in each row are among those of all rows: [batch · count]. A constant:
+ * what chose them (topk) has no gradient, and need not in an unrolled pass, either.
+ */
 function placesAmongAll(index: Tensor2D, slots: number): Tensor1D {
   const [batch, count] = index.shape
   const start = tensor(
@@ -68,7 +72,7 @@ function placesAmongAll(index: Tensor2D, slots: number): Tensor1D {
     [batch, 1],
     'int32',
   )
-  return cast(reshape(add(index, start), [batch * count]), 'int32') as Tensor1D
+  return cast(reshape(add(stopGradient(index), start), [batch * count]), 'int32') as Tensor1D
 }
 
 /** The slots of x [batch, slots, ...] at those places: [batch, count, ...]. */

@@ -6,8 +6,7 @@ import { layerInfo, type ResolvedConfig } from './config'
 import { ConfigError, ShapeError } from './errors'
 import type { HostTensor } from './safetensors'
 
-/** transformer-sequential and adaptive-span: facebookresearch. transformer-xl: kimiyoung. plain: the golden decoder
- *  around Selective Attention, which has no official code. */
+/** transformer-sequential and adaptive-span: facebookresearch. transformer-xl: kimiyoung. */
 export type StateDictFamily = 'transformer-sequential' | 'adaptive-span' | 'transformer-xl'
 
 type Layout =

@@ -62,6 +62,16 @@ export function windowMask({ slots, distance, nearest, farthest }: GroupGeometry
   return any ? values : null
 }
 
+/** Whether each query has a slot of a contiguous group within its window. */
+export function seesSome({ slots, distance, nearest, farthest }: GroupGeometry, queries: number): boolean {
+  if (distance.kind !== 'contiguous') return false
+  for (let i = 0; i < queries; i++) {
+    const oldest = distance.first + Math.floor(i / pace(distance))
+    if (Math.max(nearest, oldest - slots + 1) > Math.min(farthest, oldest)) return false
+  }
+  return true
+}
+
 /** The distances a contiguous group can have at all, within the window. */
 export function distanceRange({ slots, distance, nearest, farthest }: GroupGeometry, queries: number) {
   if (distance.kind !== 'contiguous') return { low: nearest, high: farthest }

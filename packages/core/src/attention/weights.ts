@@ -7,6 +7,7 @@ import {
   div,
   greater,
   less,
+  max,
   mul,
   ones,
   relu,
@@ -26,7 +27,7 @@ import { stopGradient } from '../ops/differentiable'
 import { matMul } from '../ops/matmul'
 import { runningSum } from '../ops/running-sum'
 import { scope } from '../ops/scope'
-import { distances, masked, windowMask } from './distance'
+import { distances, masked, seesSome, windowMask } from './distance'
 import { positionLogits } from './positions'
 import type { AttentionGroup, AttentionRequest } from './request'
 
@@ -76,7 +77,12 @@ function weighAll(request: AttentionRequest): Weighed {
     const [batch, heads] = joined.shape as [number, number]
     weights = slice(joined, [0, 0, 0, 0], [batch, heads, block, slots])
     persistentWeights = slice(joined, [0, 0, 0, slots], [batch, heads, block, joined.shape[3]! - slots])
-  } else weights = softmax(logits)
+  } else {
+    weights = softmax(logits)
+    // A softmax over nothing would be one over what may not be attended to.
+    if (forbidden && !strength && !allSeeSome(groups, block))
+      weights = mul(weights, max(allowedBy(forbidden), -1, true))
+  }
 
   let total: Tensor | undefined
   if (strength) {
@@ -184,6 +190,10 @@ function combinedMask(groups: readonly AttentionGroup[], block: number): Tensor 
     3,
   )
 }
+
+/** Whether every query has a slot to attend to, as far as the host knows. */
+const allSeeSome = (groups: readonly AttentionGroup[], block: number) =>
+  groups.some((group) => !group.valid && seesSome(group, block))
 
 /** [batch, slots] → [batch, 1, 1, slots]. */
 const asColumns = (x: Tensor2D): Tensor => reshape(x, [x.shape[0], 1, 1, x.shape[1]])

@@ -14,6 +14,7 @@ import {
   type Tensor,
   tensor1d,
   tidy,
+  tile,
   topk,
 } from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
@@ -31,6 +32,7 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     ['an input that is used twice', (a, b) => sum(mul(add(a, a), b))],
     ['a result that is used twice', (a, b) => tidy(() => sum(mul(relu(mul(a, b)), square(mul(a, b)))))],
     ['one of several results', (a, b) => sum(mul(split(mul(a, b), 2)[1]!, 3))],
+    ['one of several large results', (a, b) => sum(mul(split(tile(mul(a, b), [2 ** 13]), 2)[1]!, 3))],
     ['what has no influence', (a, b) => add(sum(a), mul(sum(square(b)), 0))],
     // The gradient is the same tensor for both.
     [

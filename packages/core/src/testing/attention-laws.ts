@@ -671,12 +671,24 @@ function corners(options: AttentionLawOptions): Law[] {
       terms: [{ kind: 'slot-life', ramp: 2 }],
       inputs: { life: hostArray([1, 5], (slot) => (slot < 2 ? -20 : 20)) },
     }),
-    law('without any slot that may be attended to, a strength term yields zeros', {
-      block: 3,
-      groups: [window(0, 3, 1)],
-      terms: [{ kind: 'head-span', ramp: 4 }],
-      span: [1],
-    }),
+    law(
+      'without any slot that may be attended to, there are zeros',
+      { block: 3, groups: [window(0, 3, 1)], terms: [{ kind: 'head-span', ramp: 4 }], span: [1] },
+      { block: 3, groups: [window(0, 3, 1)] },
+      {
+        block: 2,
+        groups: [
+          {
+            ...window(2, 2, 1),
+            valid: [
+              [0, 0, 1, 1],
+              [1, 1, 1, 1],
+            ],
+          },
+        ],
+        positions: learned(4, 1),
+      },
+    ),
     // The forgotten slot's logit is larger than the others' by more than float32's exponent.
     law('what is forgotten takes no precision from the rest', {
       batch: 1,
