@@ -2,7 +2,16 @@
 import { adaptiveSpan } from '@lethe/adaptive-span'
 import { useBackend } from '@lethe/backends'
 import { compressive } from '@lethe/compressive'
-import { ConfigError, combine, Decoder, type ForgettingMethod, fixedSpan, sinks, wrappers } from '@lethe/core'
+import {
+  ConfigError,
+  combine,
+  Decoder,
+  type ForgettingMethod,
+  fixedSpan,
+  newestSlots,
+  sinks,
+  wrappers,
+} from '@lethe/core'
 import { type ConformanceOptions, conformanceLaws } from '@lethe/core/testing'
 import { expireSpan } from '@lethe/expire-span'
 import { selective } from '@lethe/selective'
@@ -40,7 +49,9 @@ const methods: Record<string, ConformanceOptions['method']> = {
   'sinks around Selective Attention': () => sinks({ count: 3, method: selective({ budget: 6 }) }),
   'Expire-Span and Adaptive-Span over the same slots': () =>
     combine({ keeper: expire(), overlays: [adaptive()] }),
-  'a fixed span whose slots expire': () => combine({ keeper: fixedSpan({ span: 10 }), overlays: [expire()] }),
+  // Sinks outlive what an overlay says of them.
+  'a fixed span and sinks, whose slots expire': () =>
+    combine({ keeper: sinks({ count: 2, method: fixedSpan({ span: 8 }) }), overlays: [expire()] }),
   'a compressive memory whose slots expire': () =>
     combine({
       keeper: compressive({ memory: 4, compressed: 3, rate: 2, compression: 'mean' }),
@@ -95,6 +106,15 @@ describe('wrappers', () => {
     ],
     ['half a count', () => sinks({ count: 1.5, method: expire() }), /not 1.5/],
     ['no method', () => sinks({ count: 1, method: undefined as never }), /need a method/],
+    [
+      'sinks around sinks',
+      () => {
+        const keeper = sinks({ count: 2, method: adaptive() })
+        return sinks({ count: 1, method: combine({ keeper, overlays: [expire()] }) })
+      },
+      /sinks around the method already/,
+    ],
+    ['no overlays', () => combine({ keeper: expire() } as never), /at least one overlay/],
     ['no overlay', () => combine({ keeper: expire(), overlays: [] }), /at least one overlay/],
     [
       'an overlay that needs its own slots',
@@ -117,6 +137,37 @@ describe('wrappers', () => {
       for (const span of (figures['adaptive-span.span'] as { data: Float32Array }).data)
         expect(span).toBeCloseTo(100 / (1 + Math.exp(4)), 4)
     for (const value of [tokens, logits, penalty, memory, decoder]) value.dispose()
+  })
+
+  test('reports count what sinks and a keeper of spans attend to', async () => {
+    const stack = [
+      sinks({ count: 2, method: adaptive() }),
+      combine({ keeper: adaptive(), overlays: [expire()] }),
+    ]
+    const decoder = new Decoder({ ...config, method: stack })
+    const tokens = tensor2d([[1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5]], [1, 12], 'int32')
+    const { logits, penalty, memory } = decoder.forward(tokens, decoder.initialMemory(1))
+    const [first, second] = await decoder.report(memory)
+    // Spans of 3.3 and ramps of 4 steps.
+    for (const slots of first!.attended) expect(slots).toBeCloseTo(2 + 7.3, 5)
+    for (const slots of second!.attended) expect(slots).toBeCloseTo(7.3, 5)
+    for (const made of [tokens, logits, penalty, memory, decoder]) made.dispose()
+  })
+
+  test('a keeper moves into the streaming decoder by its own plan', async () => {
+    const plans: unknown[] = []
+    const { decode, ...rest } = adaptive()
+    const enter: typeof decode.enter = (_, memory, { plan }) => {
+      plans.push(plan)
+      return newestSlots(memory)
+    }
+    const method = combine({ keeper: { ...rest, decode: { ...decode, enter } }, overlays: [expire()] })
+    const decoder = new Decoder({ ...config, method })
+    await decoder.afterUpdate()
+    decoder.startDecoding(decoder.initialMemory(1)).dispose()
+    const plan = { longest: 8, trim: 4, slots: 10 }
+    expect(plans).toEqual([plan, plan])
+    decoder.dispose()
   })
 
   test('a stack refuses a method for each of another number of layers', () => {

@@ -28,6 +28,7 @@ import type {
   Recall,
   StateDictPlace,
 } from './method'
+import { hasSinks } from './sinks'
 
 export interface CombineOptions {
   /** Decides which slots survive. */
@@ -58,8 +59,8 @@ interface Plans {
  * Masks the slots of one method by others, too.
  * @throws ConfigError when an overlay cannot judge slots that another method keeps, or two have one name
  */
-export function combine({ keeper, overlays }: CombineOptions): ForgettingMethod {
-  const methods = [keeper, ...(overlays ?? [])]
+export function combine({ keeper, overlays = [] }: CombineOptions): ForgettingMethod {
+  const methods = [keeper, ...overlays]
   for (const method of methods)
     if (method?.specVersion !== 1)
       throw new ConfigError('combine needs methods: combine({ keeper: ..., overlays: [...] })', { method })
@@ -161,8 +162,8 @@ function slotsOf(block: Block, { groups }: Recall, parameters: NamedTensors): Ov
 function decodeCombined(keeper: ForgettingMethod, overlays: readonly ForgettingMethod[]) {
   const { decode } = keeper
   const plansOf = (plan: unknown) => plan as Plans | undefined
-  // What they have faded out still counts where the keeper makes its choice among the slots there are.
-  const fading = keeper.decides === 'step' ? overlays : []
+  // What they have faded out still counts where the keeper makes its choice among the slots there are, or where it is a sink.
+  const fading = keeper.decides === 'step' && !hasSinks(keeper) ? overlays : []
   const ofKeeper = (slots: DecodeSlots): DecodeSlots => ({ ...slots, plan: plansOf(slots.plan)?.keeper })
   const ofOverlay = (slots: DecodeSlots, method: ForgettingMethod, index: number): DecodeSlots => ({
     ...slots,

@@ -124,7 +124,7 @@ export function sinks({ count, method }: SinksOptions): ForgettingMethod {
 }
 
 /** Whether a method keeps sinks itself, or combines others with one that does. */
-const hasSinks = ({ name, options }: Pick<ForgettingMethod, 'name' | 'options'>): boolean =>
+export const hasSinks = ({ name, options }: Pick<ForgettingMethod, 'name' | 'options'>): boolean =>
   name === 'sinks' || (name === 'combine' && hasSinks(options.keeper as ForgettingMethod))
 
 /** The inner memory and the hidden states of the sinks [batch, count, width]. */
