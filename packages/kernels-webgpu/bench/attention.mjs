@@ -14,6 +14,7 @@ import { disposeBackend, useBackend } from '@lethe/backends'
 import { attend, registerGradients, setAttentionKernel } from '@lethe/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { attentionKernel, overrideTilings } from '../dist/index.js'
+import { median, programTimes } from './timing.mjs'
 
 const option = (name) => process.argv[process.argv.indexOf(name) + 1]
 const tiny = process.argv.includes('--tiny')
@@ -85,8 +86,6 @@ const cases = [
   ['decoding', { ...decoding, scattered: true }, false],
   ['decoding, learned positions', { ...decoding, scattered: true, positions: true }, false],
 ]
-
-const median = (values) => values.sort((one, other) => one - other)[values.length >> 1]
 
 async function measure(work) {
   const once = async () => {
@@ -160,26 +159,6 @@ function take(tiling) {
       ? Object.fromEntries(['forward', 'queries', 'slots', 'positions'].map((name) => [name, tiling]))
       : {},
   )
-}
-
-/** Milliseconds of each program that `work` runs, by its name. */
-async function programTimes(work) {
-  const backend = tf.backend()
-  const { recordAndSubmit } = backend
-  const outer = backend.activeTimers
-  const timers = []
-  backend.activeTimers = timers
-  backend.recordAndSubmit = (program, ...rest) => {
-    recordAndSubmit.call(backend, program, ...rest)
-    const own = /^lethe-([a-z-]+)/.exec(program.shaderKey)?.[1]
-    timers.at(-1).name = own ?? 'of tfjs'
-  }
-  tf.dispose(tf.tidy(work))
-  backend.recordAndSubmit = recordAndSubmit
-  backend.activeTimers = outer
-  const times = {}
-  for (const { name, query } of timers) times[name] = (times[name] ?? 0) + (await query)
-  return times
 }
 
 /** Products of queries × slots × features that a program needs. */

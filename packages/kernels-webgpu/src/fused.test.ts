@@ -4,7 +4,7 @@ import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
 import { type FusedKernels, fused } from '@lethe/core'
 import { clone, memory, type Tensor, tensor } from '@tensorflow/tfjs-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { fusedKernels } from './index'
+import { fusedKernels, withholdSubgroups } from './index'
 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
 const missing = !existsSync(softwareVulkan)
@@ -41,7 +41,7 @@ interface Case {
   readonly expected: readonly (readonly [shape: Values, values: Values])[]
 }
 
-/** Sizes around the 64 threads of a row and the parts of 32 rows. */
+/** Sizes around the 64 threads of a row, which read it by fours where they can, and the parts of 8 rows. */
 function norms(rows: number, width: number): Case[] {
   const [x, dy] = [wave(rows * width, 1, 2), wave(rows * width, 2)]
   const [scale, bias] = [wave(width, 3), wave(width, 4)]
@@ -115,10 +115,10 @@ function norms(rows: number, width: number): Case[] {
   ]
 }
 
-function losses(): Case[] {
-  const [rows, classes] = [5, 130]
+function losses(classes: number): Case[] {
+  const rows = 5
   const logits = wave(rows * classes, 1, 30).map((v, i) => (i === 7 ? -1e30 : v))
-  const targets = [0, 129, -1, 64, 130]
+  const targets = [0, classes - 1, -1, 64, classes]
   const all = byRow(logits, classes)
   const largest = all.map((row) => Math.max(...row))
   const logTotal = all.map((row, r) => Math.log(sum(row.map((v) => Math.exp(v - largest[r]!)))))
@@ -385,8 +385,10 @@ function activations(): Case[] {
 const cases: Case[] = [
   ...norms(3, 5),
   ...norms(70, 130),
+  ...norms(10, 524),
   ...activations(),
-  ...losses(),
+  ...losses(130),
+  ...losses(516),
   rotation(1, 5, false),
   rotation(2, 5, true),
   rotation(1, 1, true),
@@ -411,7 +413,7 @@ describe.skipIf(missing)('fused operations on webgpu', () => {
   const host = ([shape, values, dtype]: Case['inputs'][string]) =>
     tensor([...values], [...shape], dtype ?? 'float32')
 
-  test.each(cases)('$name', async ({ name, inputs, attributes, expected }) => {
+  const computed = async ({ name, inputs, attributes, expected }: Case) => {
     const given = Object.fromEntries(Object.entries(inputs).map(([key, value]) => [key, host(value)]))
     const before = memory().numTensors
     const outputs = call(name, given, attributes)!
@@ -426,15 +428,26 @@ describe.skipIf(missing)('fused operations on webgpu', () => {
     }
     info.throwIfFailed()
     for (const x of [...outputs, ...Object.values(given)]) x.dispose()
+  }
+
+  test.each(cases)('$name', computed)
+
+  const combining = cases.filter(({ name }) => /Norm|CrossEntropy$/.test(name))
+  test.each(combining)('$name without subgroups', async (given) => {
+    withholdSubgroups()
+    await computed(given)
+    withholdSubgroups(false)
   })
 
-  test('sums of squares of ten tensors come in parts', async () => {
+  test.each([true, false])('sums of squares of ten tensors come in parts', async (withheld) => {
+    withholdSubgroups(withheld)
     const values = Array.from({ length: 10 }, (_, n) => wave(n === 3 ? 2500 : n + 1, n))
     const given = Object.fromEntries(values.map((value, n) => [`x${n}`, tensor([...value])]))
     const [parts] = call('LetheSumSquares', given)!
     const total = sum([...(await parts!.data())])
     expect(total).toBeCloseTo(sum(values.flat().map((v) => v * v)), 2)
     for (const x of [parts!, ...Object.values(given)]) x.dispose()
+    withholdSubgroups(false)
   })
 
   test('what is written into is another tensor to whoever holds the values or is reading them', async () => {

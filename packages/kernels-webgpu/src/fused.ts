@@ -12,11 +12,20 @@ import {
 } from '@tensorflow/tfjs-core'
 import { products, productWith } from './matmul'
 import { float16Product, toFloat16 } from './matmul/float16'
-import { mostBindings, type Result, run, runAll, type Shader, takeOver, type Uniform } from './program'
-
-type Inputs = Readonly<Record<string, Tensor>>
-type Attributes = Readonly<Record<string, number>>
-type Compute = (inputs: Inputs, attributes: Attributes) => Tensor[]
+import { mostBindings, type Result, run, runAll, takeOver, type Uniform } from './program'
+import {
+  type Attributes,
+  byRows,
+  type Compute,
+  crossEntropy,
+  type Inputs,
+  norm,
+  normGradient,
+  rowsOf,
+  rowThreads,
+  rowUniforms,
+  widthOf,
+} from './rows'
 
 /** The inputs that are whole numbers; all others are float32. */
 const dtypes: Readonly<Record<string, DataType>> = {
@@ -33,10 +42,6 @@ const kernel =
     const served = given.every(([name, { size, dtype }]) => size > 0 && dtype === (dtypes[name] ?? 'float32'))
     return served ? compute(Object.fromEntries(given), attrs as unknown as Attributes) : []
   }
-
-const widthOf = ({ shape }: Tensor) => shape.at(-1)!
-const rowsOf = (x: Tensor) => x.size / widthOf(x)
-const perRow = ({ shape }: Tensor) => [...shape.slice(0, -1), 1]
 
 const integers = (...data: number[]): Uniform => ({ type: 'int32', data })
 const numbers = (...data: number[]): Uniform => ({ type: 'float32', data })
@@ -91,8 +96,6 @@ fn main(i: i32) {
 const each = (key: string, inputs: Inputs, into: readonly number[], result: string, how?: Each): Tensor =>
   eachOf(key, inputs, { result }, into, how)[0]!
 
-const rowThreads = 64
-
 /** Inputs by one name and the numbers from 0 on. */
 function numbered(inputs: Inputs, name: string): Tensor[] {
   const tensors: Tensor[] = []
@@ -129,182 +132,6 @@ function segmentsOf(sizes: readonly number[]) {
         })
         .join('\n  '),
   }
-}
-
-/** Combines what the threads of a workgroup have in `sums`, for all of them. */
-const combined = (combine: (a: string, b: string) => string) => `
-  workgroupBarrier();
-  for (var step = ${rowThreads / 2}; step > 0; step /= 2) {
-    if (local < step) { sums[local] = ${combine('sums[local]', 'sums[local + step]')}; }
-    workgroupBarrier();
-  }`
-const plus = (a: string, b: string) => `${a} + ${b}`
-const max = (a: string, b: string) => `max(${a}, ${b})`
-const added = combined(plus)
-
-/** Sums a row's `value`s, expressions of `i` and `k`, over the threads of a workgroup, into \`name\`. */
-const overRow = (name: string, value: string, combine = plus, start = '0.0') => `
-  var ${name} = ${start};
-  for (var k = local; k < width; k += ${rowThreads}) {
-    let i = row * width + k;
-    ${name} = ${combine(name, value)};
-  }
-  sums[local] = ${name};
-  ${combined(combine)}
-  ${name} = sums[0];
-  workgroupBarrier();`
-
-/** A shader that computes a row of x with each workgroup; `code` knows row, local, width, and whether the row is there. */
-const byRows = (
-  key: string,
-  inputs: Inputs,
-  results: readonly string[],
-  code: () => string,
-  helpers = '',
-): Shader => ({
-  key: `rows/${key}/${Object.keys(inputs).join()}`,
-  inputs: Object.keys(inputs),
-  results,
-  uniforms: 'width: i32, rows: i32, f: f32, n: i32, ',
-  threads: rowThreads,
-  code: () => `
-var<workgroup> sums: array<f32, ${rowThreads}>;
-${helpers}
-fn main(index: i32) {
-  let row = index / ${rowThreads};
-  let local = i32(localIndex);
-  let width = uniforms.width;
-  let inside = row < uniforms.rows;
-  ${code()}
-}`,
-})
-
-/** The uniforms of such a shader: the sizes of x, and numbers of its own. */
-const rowUniforms = (x: Tensor, f = 0, n = 0): Uniform[] => [
-  integers(widthOf(x)),
-  integers(rowsOf(x)),
-  numbers(f),
-  integers(n),
-]
-
-/** Layer norm where there is a bias, else RMS norm. */
-const norm: Compute = ({ x, scale, bias }, { epsilon }) => {
-  const inputs = { x: x!, scale: scale!, ...(bias && { bias }) }
-  const statistics = bias ? ['mean', 'inverse'] : ['inverse']
-  const centred = bias ? '(x[i] - middle)' : 'x[i]'
-  return runAll(
-    byRows(
-      'norm',
-      inputs,
-      ['y', ...statistics],
-      () => `
-  ${bias ? `${overRow('middle', 'x[i]')} middle /= f32(width);` : ''}
-  ${overRow('square', `${centred} * ${centred}`)}
-  let factor = inverseSqrt(square / f32(width) + uniforms.f);
-  if (!inside) { return; }
-  if (local == 0) { ${bias ? 'mean[row] = middle;' : ''} inverse[row] = factor; }
-  for (var k = local; k < width; k += ${rowThreads}) {
-    let i = row * width + k;
-    y[i] = ${centred} * factor * scale[k] ${bias ? '+ bias[k]' : ''};
-  }`,
-    ),
-    {
-      inputs: Object.values(inputs),
-      into: [x!.shape, ...statistics.map(() => perRow(x!))],
-      workgroups: rowsOf(x!),
-      uniforms: rowUniforms(x!, epsilon),
-    },
-  )
-}
-
-/** Rows of which a workgroup adds up the gradients of scale and bias. */
-const rowsPerPart = 8
-
-/** dx, and dscale and dbias (of layer norm) as sums over rows: in parts, so that there are threads enough, then of these. */
-const normGradient: Compute = ({ dy, x, scale, mean, inverse }) => {
-  const count = mean ? 2 : 1
-  const [size, rows] = [widthOf(x!), rowsOf(x!)]
-  const inputs = { dy: dy!, x: x!, scale: scale!, inverse: inverse!, ...(mean && { mean }) }
-  const normal = `(x[i] ${mean ? '- mean[row]' : ''}) * inverse[row]`
-  const parts = Math.ceil(rows / rowsPerPart)
-  const [dx, partial] = runAll(
-    {
-      key: `norm-back/${Object.keys(inputs).join()}`,
-      inputs: Object.keys(inputs),
-      results: ['dx', 'partial'],
-      uniforms: 'width: i32, rows: i32, ',
-      threads: rowThreads,
-      code: () => `
-var<workgroup> sums: array<f32, ${rowThreads}>;
-fn main(index: i32) {
-  let part = index / ${rowThreads};
-  let local = i32(localIndex);
-  let width = uniforms.width;
-  for (var n = 0; n < ${rowsPerPart}; n++) {
-    let row = part * ${rowsPerPart} + n;
-    ${overRow('along', `dy[i] * scale[k] * ${normal}`)}
-    along /= f32(width);
-    ${mean ? `${overRow('all', 'dy[i] * scale[k]')} all /= f32(width);` : 'let all = 0.0;'}
-    if (row < uniforms.rows) {
-      for (var k = local; k < width; k += ${rowThreads}) {
-        let i = row * width + k;
-        dx[i] = inverse[row] * (dy[i] * scale[k] - all - ${normal} * along);
-        let place = part * ${count} * width + k;
-        partial[place] = select(partial[place], 0.0, n == 0) + dy[i] * ${normal};
-        ${mean ? 'partial[place + width] = select(partial[place + width], 0.0, n == 0) + dy[i];' : ''}
-      }
-    }
-  }
-}`,
-    },
-    {
-      inputs: Object.values(inputs),
-      into: [x!.shape, [parts, count, size]],
-      workgroups: parts,
-      uniforms: [integers(size), integers(rows)],
-    },
-  ) as [Tensor, Tensor]
-  const gradients = ['dscale', 'dbias'].slice(0, count)
-  // Columns side by side, each by several threads that take parts in turn.
-  const [columns, threads] = [16, 256]
-  const totals = runAll(
-    {
-      key: `norm-totals/${count}`,
-      inputs: ['partial'],
-      results: gradients,
-      uniforms: 'width: i32, parts: i32, ',
-      threads,
-      code: () => `
-${gradients.map((name) => `var<workgroup> sums_${name}: array<f32, ${threads}>;`).join('\n')}
-fn main(index: i32) {
-  let local = i32(localIndex);
-  let width = uniforms.width;
-  let k = index / ${threads} * ${columns} + local % ${columns};
-  ${gradients.map((name) => `var of_${name} = 0.0;`).join(' ')}
-  if (k < width) {
-    for (var part = local / ${columns}; part < uniforms.parts; part += ${threads / columns}) {
-      let place = part * ${count} * width + k;
-      ${gradients.map((name, kind) => `of_${name} += partial[place + ${kind} * width];`).join(' ')}
-    }
-  }
-  ${gradients.map((name) => `sums_${name}[local] = of_${name};`).join(' ')}
-  workgroupBarrier();
-  if ((local >= ${columns}) | (k >= width)) { return; }
-  for (var other = local + ${columns}; other < ${threads}; other += ${columns}) {
-    ${gradients.map((name) => `of_${name} += sums_${name}[other];`).join(' ')}
-  }
-  ${gradients.map((name) => `${name}[k] = of_${name};`).join(' ')}
-}`,
-    },
-    {
-      inputs: [partial],
-      into: gradients.map(() => [size]),
-      workgroups: Math.ceil(size / columns),
-      uniforms: [integers(size), integers(parts)],
-    },
-  )
-  partial.dispose()
-  return [dx, ...totals]
 }
 
 /** Abramowitz and Stegun, 7.1.26, as tfjs has it. */
@@ -361,32 +188,7 @@ const computations: Readonly<Record<string, Compute>> = {
     each('relu-back', { dy: dy!, y: y! }, y!.shape, 'select(0.0, dy[i], y[i] > 0.0)'),
   ],
 
-  LetheCrossEntropy: ({ logits, targets }) => {
-    const inputs = { logits: logits!, targets: targets! }
-    const results = ['loss', 'largest', 'logTotal']
-    return runAll(
-      byRows(
-        'cross-entropy',
-        inputs,
-        results,
-        () => `
-  ${overRow('top', 'logits[i]', max, '-3.4e38')}
-  ${overRow('total', 'exp(logits[i] - top)')}
-  if ((local > 0) | !inside) { return; }
-  let chosen = targets[row];
-  let logit = select(0.0, logits[row * width + clamp(chosen, 0, width - 1)], (chosen >= 0) & (chosen < width));
-  largest[row] = top;
-  logTotal[row] = log(total);
-  loss[row] = top + log(total) - logit;`,
-      ),
-      {
-        inputs: Object.values(inputs),
-        into: results.map(() => perRow(logits!)),
-        workgroups: rowsOf(logits!),
-        uniforms: rowUniforms(logits!),
-      },
-    )
-  },
+  LetheCrossEntropy: crossEntropy,
   LetheCrossEntropyGradient: ({ logits, targets, largest, logTotal, scale }) => [
     each(
       'cross-entropy-back',
@@ -441,11 +243,10 @@ fn angleOf(i: i32) -> i32 {
     const inputs = { ages: ages!, valid: valid!, ...(worths && { worths }) }
     const batch = rowsOf(ages!)
     return runAll(
-      byRows(
-        'take-place',
-        inputs,
-        ['newAges', 'newValid', 'place'],
-        () => `
+      byRows(ages!, 'take-place', inputs, ['newAges', 'newValid', 'place'], {
+        wide: [],
+        helpers: `var<workgroup> worth_: array<f32, ${rowThreads}>; var<workgroup> taken: array<i32, ${rowThreads}>;`,
+        code: () => `
   var worth = 0.0;
   var mine = width;
   for (var k = local; k < uniforms.n; k += ${rowThreads}) {
@@ -453,15 +254,15 @@ fn angleOf(i: i32) -> i32 {
     let own = ${worths ? 'worths[i]' : '-(ages[i] + 1.0)'} - (1.0 - valid[i]) * uniforms.f;
     if ((mine == width) | (own < worth)) { worth = own; mine = k; }
   }
-  sums[local] = worth;
+  worth_[local] = worth;
   taken[local] = mine;
   workgroupBarrier();
   for (var step = ${rowThreads / 2}; step > 0; step /= 2) {
     if (local < step) {
       let other = taken[local + step];
-      let less = (sums[local + step] < sums[local]) | ((sums[local + step] == sums[local]) & (other < taken[local]));
+      let less = (worth_[local + step] < worth_[local]) | ((worth_[local + step] == worth_[local]) & (other < taken[local]));
       if ((other < width) & ((taken[local] == width) | less)) {
-        sums[local] = sums[local + step];
+        worth_[local] = worth_[local + step];
         taken[local] = other;
       }
     }
@@ -474,8 +275,7 @@ fn angleOf(i: i32) -> i32 {
     newAges[i] = select(ages[i] + 1.0, 0.0, k == taken[0]);
     newValid[i] = select(valid[i], 1.0, k == taken[0]);
   }`,
-        `var<workgroup> taken: array<i32, ${rowThreads}>;`,
-      ),
+      }),
       {
         inputs: Object.values(inputs),
         into: [ages!.shape, ages!.shape, { shape: [batch], dtype: 'int32' }],
@@ -531,8 +331,8 @@ fn main(index: i32) {
           inputs: some.map((_, n) => `x${n}`),
           uniforms: `${segments.declaration}offset: i32, parts: i32, ${some.map((_, n) => `size${n}: i32, `).join('')}`,
           threads: rowThreads,
+          reduces: true,
           code: () => `
-var<workgroup> sums: array<f32, ${rowThreads}>;
 fn main(index: i32) {
   let part = index / ${rowThreads};
   let local = i32(localIndex);
@@ -544,9 +344,8 @@ fn main(index: i32) {
       sum += x${n}[k] * x${n}[k];
     }`,
   )}
-  sums[local] = sum;
-  ${added}
-  if ((local == 0) & (part < uniforms.parts)) { result[uniforms.offset + part] = sums[0]; }
+  let all = sumOfThreads(sum);
+  if ((local == 0) & (part < uniforms.parts)) { result[uniforms.offset + part] = all; }
 }`,
         },
         {

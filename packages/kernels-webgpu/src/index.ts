@@ -11,6 +11,7 @@ import { boundBeside, type Plan, planOf } from './plan'
 
 export { fusedKernels } from './fused'
 export { batchMatMul, type MeasurableVariant, matMulVariants } from './matmul'
+export { withholdSubgroups } from './reduce'
 export { sumOverFirst } from './sum'
 export { overrideTilings, type TiledProgram, type Tiling } from './tiling'
 

@@ -5,6 +5,7 @@
  */
 import { backend, type DataType, engine, type Tensor, type TensorInfo } from '@tensorflow/tfjs-core'
 import { type Ending, endingFor } from './ending'
+import { hasSubgroups, reductionCode } from './reduce'
 
 export interface Uniform {
   readonly type: 'int32' | 'float32'
@@ -27,6 +28,8 @@ export interface Shader {
   /** WGSL with `fn main(index: i32)`; `localIndex` is a thread's number in its workgroup. */
   readonly code: () => string
   readonly threads: number
+  /** Whether its threads combine what they have, by the functions of reduce.ts. Default: no. */
+  readonly reduces?: boolean
 }
 
 /** What tfjs's backend takes to record a program that was compiled. */
@@ -99,8 +102,9 @@ export function runAll(
   const bound = [...results, ...inputs]
   for (const { dataId } of bound) webgpu.uploadToGPU(dataId)
   const types = bound.map(({ dataId }) => (webgpu.tensorMap.get(dataId).dtype === 'float32' ? 'f32' : 'i32'))
-  const key = `lethe-${shader.key};${types.join()}`
-  webgpu.pipelineCache[key] ??= compile(webgpu, key, shader, types)
+  const bySubgroups = shader.reduces && hasSubgroups()
+  const key = `lethe-${shader.key};${types.join()}${bySubgroups ? ';subgroups' : ''}`
+  webgpu.pipelineCache[key] ??= compile(webgpu, key, shader, types, bySubgroups)
   const [first, ...others] = bound.map(flat) as [TensorInfo, ...TensorInfo[]]
   const program: Program = {
     shaderKey: key,
@@ -121,8 +125,14 @@ function gridOf(workgroups: number, most: number): [number, number, number] {
   return [edge, edge, edge]
 }
 
-function compile(webgpu: WebGPUBackend, label: string, shader: Shader, types: readonly string[]): object {
-  const { results = ['result'], inputs, vectors = [], pairs = [], uniforms, threads } = shader
+function compile(
+  webgpu: WebGPUBackend,
+  label: string,
+  shader: Shader,
+  types: readonly string[],
+  bySubgroups = false,
+): object {
+  const { results = ['result'], inputs, vectors = [], pairs = [], uniforms, threads, reduces } = shader
   const names = [...results, ...inputs]
   const bindings = names.map((name, place) => {
     const width = vectors.includes(name) ? 4 : pairs.includes(name) ? 2 : 1
@@ -131,15 +141,19 @@ function compile(webgpu: WebGPUBackend, label: string, shader: Shader, types: re
     return `@group(0) @binding(${place}) var<storage, ${access}> ${name}: array<${type}>;`
   })
   const sizes = names.map((_, place) => `shape${place}: i32, strides${place}: i32, `)
-  const code = `
+  const subgroups = (code: string) => (bySubgroups ? code : '')
+  const code = `${subgroups('enable subgroups;')}
 struct Uniforms { nan: f32, infinity: f32, ${sizes.join('')}${uniforms}};
 ${bindings.join('\n')}
 @group(0) @binding(${names.length}) var<uniform> uniforms: Uniforms;
 var<private> localIndex: u32;
+${subgroups('var<private> lane: u32; var<private> lanes: u32;')}
+${reduces ? reductionCode(threads, bySubgroups) : ''}
 ${shader.code()}
 @compute @workgroup_size(${threads})
-fn start(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+fn start(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>${subgroups(', @builtin(subgroup_invocation_id) ownLane: u32, @builtin(subgroup_size) allLanes: u32')}) {
   localIndex = local;
+  ${subgroups('lane = ownLane; lanes = allLanes;')}
   // A binding that is not mentioned would have no place in the layout.
   ${names.map((name) => `_ = &${name};`).join(' ')} _ = uniforms.nan;
   main(i32(((group.z * groups.y + group.y) * groups.x + group.x) * ${threads}u + local));
