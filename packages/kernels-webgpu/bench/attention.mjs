@@ -1,11 +1,11 @@
 /**
  * Attention of a training step and of decoding on WebGPU. Run after a build:
  *
- * node bench/attention.mjs [--tiny] [--software PATH] [--only TILING] [--plain]
+ * node bench/attention.mjs [--tiny] [--software PATH] [--only TILING] [--shape TEXT] [--plain]
  *
  * For each way to tile the work, the device's own time of each program (min and median over rounds in which the tilings
  * take turns), and TFLOP/s of the products it needs: 2 · pairs of query and visible slot · features for each. Results are
- * first compared with those of plain operations. --plain compares whole steps with plain operations instead: "GPU ms" by
+ * first compared with those of plain operations. --shape takes those whose line has the text. --plain compares whole steps with plain operations instead: "GPU ms" by
  * the device's timestamps, "ms" of one run with its result awaited, and of 20 runs in a row divided by 20, which shows
  * what encoding costs. --tiny for software drivers, PATH their .json file.
  */
@@ -20,6 +20,7 @@ const option = (name) => process.argv[process.argv.indexOf(name) + 1]
 const tiny = process.argv.includes('--tiny')
 const softwareVulkan = process.argv.includes('--software') ? option('--software') : undefined
 const only = process.argv.includes('--only') ? option('--only') : undefined
+const wanted = process.argv.includes('--shape') ? option('--shape') : ''
 const rounds = tiny ? 1 : 7
 const inARow = tiny ? 1 : 20
 
@@ -151,6 +152,9 @@ const tilings = {
   '64x64 of 128, deep': tiling([8, 16], [2, 1], [32, 64]),
   '64x64 of 128, more': tiling([8, 16], [2, 1], [16, 32], 2048),
   '64x64 of 256': tiling([16, 16], [1, 1]),
+  '64x64 of 256, deep': tiling([16, 16], [1, 1], [32, 64]),
+  '128x64 of 256': tiling([16, 16], [2, 1]),
+  '64x128 of 256': tiling([16, 16], [1, 2]),
 }
 
 function take(tiling) {
@@ -199,9 +203,9 @@ async function programs() {
   ]
   for (const shape of [...learned, ...decoded]) {
     const { batch, heads, size, block, memory, positions, scattered } = shape
-    console.log(
-      `\nbatch ${batch}, heads ${heads}, headSize ${size}, block ${block}, memory ${memory}${positions ? ', learned positions' : ''}`,
-    )
+    const line = `batch ${batch}, heads ${heads}, headSize ${size}, block ${block}, memory ${memory}${positions ? ', learned positions' : ''}`
+    if (!line.includes(wanted)) continue
+    console.log(`\n${line}`)
     const { learning, request } = windowed(shape)
     const names = Object.keys(learning)
     const tensors = Object.values(learning)

@@ -26,6 +26,7 @@ import {
   slotRange,
   slotTile,
   splitsOf,
+  threadCode,
   tiledShader,
   writePairs,
 } from './forward'
@@ -34,6 +35,7 @@ import { run, runPerElement, sumOf } from './program'
 import {
   accumulate,
   accumulateDistances,
+  type Addition,
   type Block,
   blocksOf,
   declareSums,
@@ -269,8 +271,8 @@ const perQuery = (tile: Tile, line: (at: string, block: Block, x: number) => str
     .join('\n')
 
 /** e / N of a tile's pairs, and their strengths; `row` + a query has its statistics. */
-const weightsCode = (plan: Plan, tile: Tile, g: number) => `
-    ${logitsCode(plan, tile, g)}
+const weightsCode = (plan: Plan, tile: Tile, g: number, beside = '') => `
+    ${logitsCode(plan, tile, g, beside)}
     ${times(tile.rows, (r) => four((x) => `let row${r}_${x} = rowTile[4 * ${queryQuad(tile, r)} + ${x}];`))}
     ${perQuery(
       tile,
@@ -283,12 +285,17 @@ const weightsCode = (plan: Plan, tile: Tile, g: number) => `
     )}`
 
 /** Gradients of a tile's logits `ds` and strengths `dm`; `w` are the weights that values get. */
-const pairGradients = (plan: Plan, names: readonly string[], tile: Tile, g: number, votes = true) => {
+const pairGradients = (
+  plan: Plan,
+  names: readonly string[],
+  tile: Tile,
+  g: number,
+  { votes = true, beside = '' } = {},
+) => {
   const dropped = names.includes('dropout') && !isPersistent(plan, g)
   const strong = plan.life || plan.span
   return `
-    ${weightsCode(plan, tile, g)}
-    ${productCode(plan, tile, g, 'value', 'product')}
+    ${weightsCode(plan, tile, g, `${productCode(plan, tile, g, 'value', 'product')}\n${beside}`)}
     ${perQuery(tile, (at, block, x) => {
       const statistics = `row${block.row}_${x}`
       const factor = dropped
@@ -414,7 +421,7 @@ fn main(index: i32) {
     workgroupBarrier();
     loadRows(stream, head, i0);
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${pairGradients(plan, names, tile, g, false)}
+    ${pairGradients(plan, names, tile, g, { votes: false })}
     ${perQuery(tile, (at, block, x) => `penalties${block.at}[${x}] += ds${at};`)}
   }
   ${writePairs(tile, g, ({ at }, x) => `penalties${at}[${x}]`)}
@@ -520,13 +527,24 @@ fn main(index: i32) {
   ${overSlots(plan, tile, (g) => {
     const group = groups[g]!
     const row = group.index === undefined ? rows.persistent : rows.content
-    const distances = group.even ? accumulateDistances : accumulatePositions
+    const keys = accumulate(
+      tile,
+      'queries',
+      'keys',
+      sums[row]!,
+      (feature, quad) => `keyQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`,
+    )
+    const distances = group.even && group.positions && accumulateDistances(tile, sums[rows.position]!, g)
+    const scattered = !group.even && group.positions && accumulatePositions(tile, sums[rows.position]!, g)
     return `
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
+    ${keys.fetch}
     ${loadPairs(tile, g)}
     ${storeBySlot(tile, ({ at }, x) => `ds${at}_${x}`)}
-    ${accumulate(tile, 'queries', sums[row]!, (feature, quad) => `keyQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}
-    ${group.positions ? distances(tile, sums[rows.position]!, g) : ''}`
+    ${distances ? distances.fetch : ''}
+    ${keys.add}
+    ${distances ? distances.add : ''}
+    ${scattered || ''}`
   })}
   if (!within) { return; }
   ${Object.entries(sums)
@@ -614,6 +632,8 @@ const slotsCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) 
   const row = plan.groups[g]!.index === undefined ? rows.persistent : rows.content
   const source = (begin: string | number) => (feature: string, quad: string) =>
     `rowQuad(stream, head, ${begin}, ${feature}, i0 + 4 * ${quad})`
+  const byValue = accumulate(tile, 'slots', 'gradients', values, source('gradientRow'))
+  const byKey = accumulate(tile, 'slots', 'queryRows', keys, source(row))
   const written = (begin: string, sums: readonly Sum[]) =>
     sums
       .map(
@@ -650,15 +670,16 @@ fn main(index: i32) {
       }
       continue;
     }
-    ${pairGradients(plan, names, tile, g)}
+    ${pairGradients(plan, names, tile, g, { beside: byValue.fetch })}
     ${storeByQuery(tile, ({ at }, x) => `w${at}_${x}`)}
-    ${accumulate(tile, 'slots', values, source('gradientRow'))}
+    ${byKey.fetch}
+    ${byValue.add}
     ${perQuery(tile, (at) => `ds${at} *= uniforms.terms.x;`)}
     ${storeByQuery(tile, ({ at }, x) => `ds${at}_${x}`)}
     if (within) {
       ${perQuery(tile, (at, block, x) => `writePairs(own, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}, ds${at});`)}
     }
-    ${accumulate(tile, 'slots', keys, source(row))}
+    ${byKey.add}
     ${life || span ? perQuery(tile, (at, block, x) => `let d${at} = distances${g}(slots${block.column}, ${queryOf(tile, block)} + ${x});`) : ''}
     ${life ? perQuery(tile, (at, block, x) => `lives${block.column} += dm${at} * ${slopes('life', at, block, x)};`) : ''}
     ${
@@ -753,6 +774,7 @@ const positionsCode = (
   const added = accumulate(
     tile,
     'slots',
+    'queryRows',
     sums,
     (f, quad) => `rowQuad(stream, head, ${plan.rows.position}, ${f}, i0 + 4 * ${quad})`,
   )
@@ -761,8 +783,7 @@ ${placesOfPairs(plan, slotsTile)}
 ${pairsCode(plan)}
 ${even ? slotRange : spreadCode(tile, g)}
 fn main(index: i32) {
-  tx = i32(localIndex) % ${tile.across};
-  ty = i32(localIndex) / ${tile.across};
+  ${threadCode(tile)}
   let high = uniforms.positions${g}.y;
   let columns = high - uniforms.positions${g}.x + 1;
   let tiles = (columns + ${tile.slots - 1}) / ${tile.slots};
@@ -788,7 +809,7 @@ fn writeColumns(stream: i32, head: i32, columns: i32, feature: i32, begin: i32, 
 }
 
 /** Loops over a tile's queries where each distance is one slot's, the next one's of the next query. */
-const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: string) => `
+const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: Addition) => `
   // Pair (i, c) is that of slot i + c + shift.
   let shift = uniforms.group${g}.w - high;
   if (localIndex == 0u) {
@@ -797,6 +818,7 @@ const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: string) => `
   }
   let range = workgroupUniformLoad(&partOfSlots);
   for (var i0 = range.x; i0 < range.y; i0 += ${tile.queries}) {
+    ${added.fetch}
     workgroupBarrier();
     for (var k = i32(localIndex); k < ${tile.pairs}; k += ${tile.threads}) {
       let row = k / ${tile.slots / 4};
@@ -811,11 +833,11 @@ const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: string) => `
       }
       tileMemory[pairAt(row, quad, ${tile.slots / 4})] = values;
     }
-    ${added}
+    ${added.add}
   }`
 
 /** Where several slots may have one distance, or the same for several queries. */
-const anyPairs = (tile: Tile, g: number, added: string) => `
+const anyPairs = (tile: Tile, g: number, added: Addition) => `
   let least = f32(high - c0 - ${tile.slots - 1});
   let most = select(f32(high - c0), far, (c0 == 0) & (uniforms.positions${g}.w == 1));
   for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
@@ -823,10 +845,11 @@ const anyPairs = (tile: Tile, g: number, added: string) => `
     loadRows(stream, head, i0);
     for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile.slots}) {
       if (!loadSlots${g}(stream, i0, j0, least, most)) { continue; }
+      ${added.fetch}
       ${loadPairs(tile, g)}
       ${perQuery(tile, (at, { row, column }, x) => `storeLogits(4 * ${queryQuad(tile, row)} + ${x}, ${slotQuad(tile, column)}, ds${at});`)}
       spread(i0, c0);
-      ${added}
+      ${added.add}
     }
   }`
 

@@ -328,9 +328,14 @@ fn main(index: i32) {
 }
 
 /** A thread's place in its tile. */
-const threadCode = ({ across }: Tile) => `
+export const threadCode = ({ across, down }: Tile) => `
   tx = i32(localIndex) % ${across};
-  ty = i32(localIndex) / ${across};`
+  ty = i32(localIndex) / ${across};
+  tyBack = ${backwards('ty', down)};`
+
+/** Numbers below a count the other way round; of a power of two in a form whose range the compiler sees. */
+const backwards = (name: string, count: number) =>
+  Number.isInteger(Math.log2(count)) ? `${name} ^ ${count - 1}` : `${count - 1} - ${name}`
 
 /** A tile's place: which queries of which head and stream, and which part of their slots. */
 export const queryTile = (tile: Tile) => `${threadCode(tile)}
@@ -475,8 +480,8 @@ fn main(index: i32) {
   loadRows(stream, uniforms.more.y, i0);
   if (loadSlots${g}(stream, i0, j0, none, far)) {
     let head = uniforms.more.y;
-    ${slotsCode(tile)}
     ${productCode(plan, tile, g, 'key', 'raw')}
+    ${slotsCode(tile)}
     ${blocksOf(tile)
       .map((block) =>
         four(
@@ -568,10 +573,14 @@ fn dropped${g}(stream: i32, head: i32, i: i32, j: i32) -> vec4<f32> {
 /** Which groups dropout and selection count for: all but the persistent slots. */
 export const isPersistent = (plan: Plan, g: number) => plan.groups[g]!.index === undefined
 
-/** The logits of a tile's pairs, and these less what was voted away: `raw` and `logits` + a block's `at`. */
-export const logitsCode = (plan: Plan, tile: Tile, g: number) => `
-    ${slotsCode(tile)}
+/**
+ * The logits of a tile's pairs, and these less what was voted away: `raw` and `logits` + a block's `at`. `beside` is computed
+ * before what is known of the slots takes registers.
+ */
+export const logitsCode = (plan: Plan, tile: Tile, g: number, beside = '') => `
     ${productCode(plan, tile, g, 'key', 'raw')}
+    ${beside}
+    ${slotsCode(tile)}
     ${blocksOf(tile)
       .map((block) => {
         const { at } = block
@@ -615,9 +624,17 @@ fn main(index: i32) {
   ${overSlots(
     plan,
     tile,
-    (g) => `
+    (g) => {
+      const values = accumulate(
+        tile,
+        'queries',
+        'values',
+        sums,
+        (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`,
+      )
+      return `
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${logitsCode(plan, tile, g)}
+    ${logitsCode(plan, tile, g, values.fetch)}
     ${blocksOf(tile)
       .map((block) => {
         const { at, row, column } = block
@@ -666,7 +683,8 @@ fn main(index: i32) {
       )
       .join('\n')}
     ${storeBySlot(tile, ({ at }, x) => `kept${at}_${x}`)}
-    ${accumulate(tile, 'queries', sums, (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`)}`,
+    ${values.add}`
+    },
   )}
   workgroupBarrier();
   ${times(

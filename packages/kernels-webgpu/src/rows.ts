@@ -38,7 +38,7 @@ export function byRows(
   const quads = wide.length > 0 && widthOf(x) % 4 === 0
   const sizes = wide.length > 0 ? `/${valuesPerThread(x)}${quads ? '/quads' : ''}` : ''
   return {
-    key: `rows/${key}${sizes}/${Object.keys(inputs).join()}`,
+    key: `${key}${sizes}/${Object.keys(inputs).join()}`,
     inputs: Object.keys(inputs),
     results,
     vectors: quads ? wide : [],

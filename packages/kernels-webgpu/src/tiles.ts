@@ -4,6 +4,7 @@
  * Everything is stored along the step axis, so quads of steps are what is loaded.
  */
 import { far, type GroupPlan, type Plan } from './plan'
+import { inChunks, type Stage, stageOf } from './stage'
 import { memoryOf, slotQuads, type Tile } from './tiling'
 
 /** Slots of one part of a single query's attention. */
@@ -160,6 +161,8 @@ var<workgroup> anySeen: atomic<u32>;
 var<workgroup> seen: u32;
 var<private> tx: i32;
 var<private> ty: i32;
+/** Counts them the other way round. */
+var<private> tyBack: i32;
 
 /** Values of a tile's pairs: rows of the steps that are summed, quads of those that are kept, apart in the banks. */
 fn pairAt(row: i32, quad: i32, quads: i32) -> i32 { return row * quads + (quad ^ ((row >> 2u) & 7)); }
@@ -309,13 +312,6 @@ fn loadSlots${g}(stream: i32, i0: i32, j0: i32, least: f32, most: f32) -> bool {
 }`
 }
 
-/** Loads quads of workgroup memory, all threads in turn: `store` is code for a `row` and its `quad`. */
-const loadQuads = (tile: Tile, rows: number, quads: number, store: string) => `
-    for (var k = i32(localIndex); k < ${rows * quads}; k += ${tile.threads}) {
-      let row = k / ${quads}; let quad = k % ${quads};
-      ${store}
-    }`
-
 /** The distance of which a tile of group g has keys from there down: pair (i, j) has number queries + j - i of them. */
 const firstDistance = (tile: Tile, g: number) => `uniforms.group${g}.w - j0 + i0 + ${tile.queries}`
 
@@ -341,6 +337,46 @@ export function productCode(
   const turnedOf = (r: number) => (apart ? `turned${r}` : `left${r}`)
   const even = placed && group.even
   const columns = placed && !group.even
+  const rowsFrom = (begin: string | number) => (row: string, quad: string) =>
+    `rowQuad(stream, head, ${begin}, ${row}, i0 + 4 * ${quad})`
+  const stages = [
+    stageOf(
+      tile,
+      `${name}Left`,
+      [chunk, queries],
+      rowsFrom(source === 'key' ? row : 'gradientRow'),
+      (number) => number,
+    ),
+    ...(apart
+      ? [
+          stageOf(
+            tile,
+            `${name}Turned`,
+            [chunk, queries],
+            rowsFrom(rows.position),
+            (number) => `${turned} + ${number}`,
+          ),
+        ]
+      : []),
+    stageOf(
+      tile,
+      `${name}Right`,
+      [chunk, slots],
+      (row, quad) => `${source}Quad${g}(stream, head, ${row}, j0 + 4 * ${quad})`,
+      (number) => `${right} + ${number}`,
+    ),
+    ...(even
+      ? [
+          stageOf(
+            tile,
+            `${name}Distances`,
+            [chunk, queries + slots],
+            (row, quad) => `distanceQuad${g}(head, ${row}, distance0 - 4 * ${quad})`,
+            (number) => `${positions} + ${number}`,
+          ),
+        ]
+      : []),
+  ]
   return `
   ${blocks.map(({ at }) => `var ${name}${at} = mat4x4<f32>();`).join(' ')}
   {
@@ -351,24 +387,16 @@ export function productCode(
           .map((block) =>
             four(
               (x) =>
-                `let columns${block.at}${x} = columnsOf${g}(slots${block.column}.base, ${queryOf(tile, block)} + ${x});`,
+                `let columns${block.at}${x} = columnsOf${g}(slotsOf(${slotQuad(tile, block.column)}).base, ${queryOf(tile, block)} + ${x});`,
             ),
           )
           .join('\n')
       : ''
   }
-  for (var begin = 0; begin < D; begin += ${chunk}) {
-    workgroupBarrier();
-    ${loadQuads(
-      tile,
-      chunk,
-      queries,
-      `tileMemory[k] = rowQuad(stream, head, ${source === 'key' ? row : 'gradientRow'}, begin + row, i0 + 4 * quad);
-      ${apart ? `tileMemory[${turned} + k] = rowQuad(stream, head, ${rows.position}, begin + row, i0 + 4 * quad);` : ''}`,
-    )}
-    ${loadQuads(tile, chunk, slots, `tileMemory[${right} + k] = ${source}Quad${g}(stream, head, begin + row, j0 + 4 * quad);`)}
-    ${even ? loadQuads(tile, chunk, queries + slots, `tileMemory[${positions} + k] = distanceQuad${g}(head, begin + row, distance0 - 4 * quad);`) : ''}
-    workgroupBarrier();
+  ${inChunks(
+    stages,
+    { size: plan.size, chunk },
+    `
     for (var f = 0; f < ${chunk}; f++) {
       ${times(tile.rows, (r) => `let left${r} = tileMemory[f * ${queries} + ${queryQuad(tile, r)}];`)}
       ${times(tile.columns, (c) => `let right${c} = tileMemory[${right} + f * ${slots} + ${slotQuad(tile, c)}];`)}
@@ -380,8 +408,8 @@ export function productCode(
               tile.columns,
               (
                 c,
-              ) => `let place${c} = ${positions + queries} + f * ${queries + slots} + ${slotQuad(tile, c)} - ${queryQuad(tile, 0)};
-      ${times(tile.rows + 1, (k) => `let key${c}_${k} = tileMemory[place${c} - ${k}];`)}`,
+              ) => `let place${c} = ${positions} + f * ${queries + slots} + ${slotQuad(tile, c)} + tyBack * ${tile.rows};
+      ${times(tile.rows + 1, (k) => `let key${c}_${k} = tileMemory[place${c} + ${tile.rows - k}];`)}`,
             )
           : ''
       }
@@ -410,8 +438,8 @@ export function productCode(
       }`
           : ''
       }
-    }
-  }
+    }`,
+  )}
   }`
 }
 
@@ -458,28 +486,64 @@ export function sumsOf(name: string, size: number, tile: Tile, axis: Axis): Sum[
 export const declareSums = (sums: readonly Sum[]) =>
   sums.map(({ name }) => `var ${name} = vec4<f32>();`).join(' ')
 
+/** What is added to sums in chunks of features: the first chunk is fetched apart, before whatever comes before the rest. */
+export interface Addition {
+  readonly fetch: string
+  readonly add: string
+}
+
+/** @param body adds a chunk's features to its sums */
+function additionOf(
+  { declare, fetch, store }: Stage,
+  sums: readonly Sum[],
+  chunk: number,
+  body: (own: readonly Sum[]) => string,
+): Addition {
+  const chunks = chunksOf(sums)
+  return {
+    fetch: `${declare}\n${fetch('0')}`,
+    add: chunks
+      .map(
+        (own, c) => `{
+    workgroupBarrier();
+    ${store}
+    workgroupBarrier();
+    ${c + 1 < chunks.length ? fetch(String((c + 1) * chunk)) : ''}
+    ${body(own)}
+  }`,
+      )
+      .join('\n'),
+  }
+}
+
 /**
  * Adds pairs × features to sums: workgroup memory holds, for each step that is summed over, quads of the steps that are
  * kept.
+ * @param name of what is held meanwhile
  * @param source reads a quad of the steps summed over: feature, quad → WGSL
  */
 export function accumulate(
   tile: Tile,
   axis: Axis,
+  name: string,
   sums: readonly Sum[],
   source: (feature: string, quad: string) => string,
-  pairs = (row: string, quad: number) =>
-    `tileMemory[pairAt(${row}, ${keptQuad(tile, axis, quad)}, ${(axis === 'queries' ? tile.queries : tile.slots) / 4})]`,
-): string {
-  const quads = (axis === 'queries' ? tile.slots : tile.queries) / 4
-  return chunksOf(sums)
-    .map(
-      (own, c) => `{
-    workgroupBarrier();
-    ${loadQuads(tile, tile.sumChunk, quads, `tileMemory[sourceAt(row, quad, ${quads})] = ${source(`${c * tile.sumChunk} + row`, 'quad')};`)}
-    workgroupBarrier();
+): Addition {
+  const [quads, kept] = [(axis === 'queries' ? tile.slots : tile.queries) / 4, axis === 'queries' ? tile.queries : tile.slots]
+  const stage = stageOf(
+    tile,
+    name,
+    [tile.sumChunk, quads],
+    source,
+    (_, row, quad) => `sourceAt(${row}, ${quad}, ${quads})`,
+  )
+  return additionOf(
+    stage,
+    sums,
+    tile.sumChunk,
+    (own) => `
     for (var q = 0; q < ${quads}; q++) {
-      ${four((y) => times(quadsOf(tile, axis), (k) => `let w${y}_${k} = ${pairs(`4 * q + ${y}`, k)};`))}
+      ${four((y) => times(quadsOf(tile, axis), (k) => `let w${y}_${k} = tileMemory[pairAt(4 * q + ${y}, ${keptQuad(tile, axis, k)}, ${kept / 4})];`))}
       ${lanesOf(own)
         .map(
           (lane) => `{
@@ -488,10 +552,8 @@ export function accumulate(
       }`,
         )
         .join('\n')}
-    }
-  }`,
-    )
-    .join('\n')
+    }`,
+  )
 }
 
 const grouped = (sums: readonly Sum[], by: (sum: Sum) => number): Sum[][] => {
@@ -507,7 +569,7 @@ const chunksOf = (sums: readonly Sum[]) => grouped(sums, ({ chunk }) => chunk)
 const lanesOf = (sums: readonly Sum[]) => grouped(sums, ({ lane }) => lane)
 
 /** Adds pairs × keys of distances to queries' sums, where these come in stretches. */
-export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number): string {
+export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number): Addition {
   const [queries, slots] = [tile.queries / 4, tile.slots / 4]
   const quads = queries + slots
   const values = (high: string, low: string) => [
@@ -516,20 +578,25 @@ export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number)
     `${high}.zyx, ${low}.w`,
     `${high}.wzyx`,
   ]
-  return chunksOf(sums)
-    .map(
-      (own, c) => `{
-    let distance0 = ${firstDistance(tile, g)};
-    workgroupBarrier();
-    ${loadQuads(tile, tile.sumChunk, quads, `tileMemory[sourceAt(row, quad, ${quads})] = distanceQuad${g}(head, ${c * tile.sumChunk} + row, distance0 - 4 * quad);`)}
-    workgroupBarrier();
+  const stage = stageOf(
+    tile,
+    `distances${g}`,
+    [tile.sumChunk, quads],
+    (row, quad) => `distanceQuad${g}(head, ${row}, ${firstDistance(tile, g)} - 4 * ${quad})`,
+    (_, row, quad) => `sourceAt(${row}, ${quad}, ${quads})`,
+  )
+  return additionOf(
+    stage,
+    sums,
+    tile.sumChunk,
+    (own) => `
     for (var q = 0; q < ${slots}; q++) {
       ${four((y) => times(tile.rows, (k) => `let w${y}_${k} = tileMemory[pairAt(4 * q + ${y}, ${queryQuad(tile, k)}, ${queries})];`))}
       ${lanesOf(own)
         .map(
           (lane) => `{
-        let place = sourceAt(tx + ${lane[0]!.lane * tile.across}, q + ${queries} - ${queryQuad(tile, 0)}, ${quads});
-        ${times(tile.rows + 1, (k) => `let key${k} = tileMemory[place - ${k}];`)}
+        let place = sourceAt(tx + ${lane[0]!.lane * tile.across}, q + tyBack * ${tile.rows}, ${quads});
+        ${times(tile.rows + 1, (k) => `let key${k} = tileMemory[place + ${tile.rows - k}];`)}
         ${lane
           .map(({ name, quad }) =>
             four(
@@ -540,10 +607,8 @@ export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number)
       }`,
         )
         .join('\n')}
-    }
-  }`,
-    )
-    .join('\n')
+    }`,
+  )
 }
 
 /** Puts four queries' values for four slots where sums over slots read them. */
