@@ -41,6 +41,7 @@ import {
   declareSums,
   epsilon,
   four,
+  pairAt,
   productCode,
   queryOf,
   queryQuad,
@@ -571,7 +572,7 @@ const accumulatePositions = (tile: Tile, sums: readonly Sum[], g: number) => `
       let base = i32(slotTile[j].x);
       ${times(
         tile.rows,
-        (r) => `let w${r} = tileMemory[pairAt(j, ${queryQuad(tile, r)}, ${tile.queries / 4})];
+        (r) => `let w${r} = tileMemory[${pairAt('j', queryQuad(tile, r), tile.queries / 4)}];
       let columns${r} = vec4<i32>(${[0, 1, 2, 3].map((x) => `columnOf${g}(base + passed${g}(i0 + 4 * ${queryQuad(tile, r)} + ${x}))`).join(', ')});`,
       )}
       ${sums
@@ -831,7 +832,7 @@ const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: Addition) =>
           values[y] = ${aligned ? 'pairs[origin >> 2u][origin & 3]' : 'pairs[origin]'};
         }
       }
-      tileMemory[pairAt(row, quad, ${tile.slots / 4})] = values;
+      tileMemory[${pairAt('row', 'quad', tile.slots / 4)}] = values;
     }
     ${added.add}
   }`
@@ -862,7 +863,7 @@ fn storeLogits(row: i32, quad: i32, values: vec4<f32>) {
 }
 /** Adds up each query's slots of one distance. */
 fn spread(i0: i32, c0: i32) {
-  let row = i32(localIndex);
+  let row = i32(ownIndex);
   workgroupBarrier();
   if (row < ${tile.queries}) {
     var sums: array<f32, ${tile.slots}>;
@@ -871,7 +872,7 @@ fn spread(i0: i32, c0: i32) {
       if ((column >= 0) & (column < ${tile.slots})) { sums[column] += logitTile[row * ${tile.slots} + j]; }
     }
     for (var quad = 0; quad < ${tile.slots / 4}; quad++) {
-      tileMemory[pairAt(row, quad, ${tile.slots / 4})] =
+      tileMemory[${pairAt('row', 'quad', tile.slots / 4)}] =
         vec4<f32>(sums[4 * quad], sums[4 * quad + 1], sums[4 * quad + 2], sums[4 * quad + 3]);
     }
   }

@@ -329,13 +329,9 @@ fn main(index: i32) {
 
 /** A thread's place in its tile. */
 export const threadCode = ({ across, down }: Tile) => `
-  tx = i32(localIndex) % ${across};
-  ty = i32(localIndex) / ${across};
-  tyBack = ${backwards('ty', down)};`
-
-/** Numbers below a count the other way round; of a power of two in a form whose range the compiler sees. */
-const backwards = (name: string, count: number) =>
-  Number.isInteger(Math.log2(count)) ? `${name} ^ ${count - 1}` : `${count - 1} - ${name}`
+  let tx = i32(localIndex) % ${across};
+  let ty = i32(localIndex) / ${across};
+  let tyBack = ${down - 1} - ty;`
 
 /** A tile's place: which queries of which head and stream, and which part of their slots. */
 export const queryTile = (tile: Tile) => `${threadCode(tile)}

@@ -25,7 +25,10 @@ export interface Shader {
   readonly pairs?: readonly string[]
   /** Members of the struct `uniforms`. */
   readonly uniforms: string
-  /** WGSL with `fn main(index: i32)`; `localIndex` is a thread's number in its workgroup. */
+  /**
+   * WGSL with `fn main(index: i32) {`, which becomes the entry point and knows `localIndex`, a thread's number in its
+   * workgroup, to other functions `ownIndex`.
+   */
   readonly code: () => string
   readonly threads: number
   /** Whether its threads combine what they have, by the functions of reduce.ts. Default: no. */
@@ -125,6 +128,9 @@ function gridOf(workgroups: number, most: number): [number, number, number] {
   return [edge, edge, edge]
 }
 
+/** The range that an index may have is known within the entry point only, and indices of a known range need no check. */
+const mainCode = /fn main\((\w+): i32\) \{/
+
 function compile(
   webgpu: WebGPUBackend,
   label: string,
@@ -146,23 +152,25 @@ function compile(
 struct Uniforms { nan: f32, infinity: f32, ${sizes.join('')}${uniforms}};
 ${bindings.join('\n')}
 @group(0) @binding(${names.length}) var<uniform> uniforms: Uniforms;
-var<private> localIndex: u32;
+var<private> ownIndex: u32;
 ${subgroups('var<private> lane: u32; var<private> lanes: u32;')}
 ${reduces ? reductionCode(threads, bySubgroups) : ''}
-${shader.code()}
+${shader.code().replace(
+  mainCode,
+  (_, index) => `
 @compute @workgroup_size(${threads})
-fn start(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>${subgroups(', @builtin(subgroup_invocation_id) ownLane: u32, @builtin(subgroup_size) allLanes: u32')}) {
-  localIndex = local;
+fn main(@builtin(local_invocation_index) localIndex: u32, @builtin(workgroup_id) ownGroup: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>${subgroups(', @builtin(subgroup_invocation_id) ownLane: u32, @builtin(subgroup_size) allLanes: u32')}) {
+  ownIndex = localIndex;
   ${subgroups('lane = ownLane; lanes = allLanes;')}
   // A binding that is not mentioned would have no place in the layout.
   ${names.map((name) => `_ = &${name};`).join(' ')} _ = uniforms.nan;
-  main(i32(((group.z * groups.y + group.y) * groups.x + group.x) * ${threads}u + local));
-}`
+  let ${index} = i32(((ownGroup.z * groups.y + ownGroup.y) * groups.x + ownGroup.x) * ${threads}u + localIndex);`,
+)}`
   const module = webgpu.device.createShaderModule({ code, label })
   return webgpu.device.createComputePipeline({
     label,
     layout: 'auto',
-    compute: { module, entryPoint: 'start' },
+    compute: { module, entryPoint: 'main' },
   })
 }
 

@@ -68,7 +68,7 @@ var<workgroup> ${name}_: array<${type}, ${threads}>;
 fn ${name}(own: ${type}) -> ${type} {
   let ofSubgroup = ${ofSubgroup}(own);
   workgroupBarrier();
-  ${name}_[localIndex] = select(${type}(${neutral}), ofSubgroup, lane == 0u);
+  ${name}_[ownIndex] = select(${type}(${neutral}), ofSubgroup, lane == 0u);
   workgroupBarrier();
   var all = ${type}(${neutral});
   for (var k = lane; k < ${threads}u; k += lanes) { all = ${both('all', `${name}_[k]`)}; }
@@ -79,10 +79,10 @@ const tree = ({ name, type, both }: Reduction, threads: number) => `
 var<workgroup> ${name}_: array<${type}, ${threads}>;
 fn ${name}(own: ${type}) -> ${type} {
   workgroupBarrier();
-  ${name}_[localIndex] = own;
+  ${name}_[ownIndex] = own;
   workgroupBarrier();
   for (var step = ${threads / 2}u; step > 0u; step /= 2u) {
-    if (localIndex < step) { ${name}_[localIndex] = ${both(`${name}_[localIndex]`, `${name}_[localIndex + step]`)}; }
+    if (ownIndex < step) { ${name}_[ownIndex] = ${both(`${name}_[ownIndex]`, `${name}_[ownIndex + step]`)}; }
     workgroupBarrier();
   }
   return ${name}_[0];

@@ -5,7 +5,7 @@
  */
 import { far, type GroupPlan, type Plan } from './plan'
 import { inChunks, type Stage, stageOf } from './stage'
-import { memoryOf, slotQuads, type Tile } from './tiling'
+import { memoryOf, slotQuads, sourceOf, type Tile } from './tiling'
 
 /** Slots of one part of a single query's attention. */
 export const part = 128
@@ -123,6 +123,17 @@ ${
 `
   }
 
+/**
+ * Where a pair's quad is: rows of the steps that are summed, quads of those that are kept. A quad left free behind every
+ * four rows puts the rows that threads write at a time in different banks.
+ */
+export const pairAt = (row: string, quad: string, quads: number, quadOfRow = `((${row}) >> 2u)`) =>
+  `(${row}) * ${quads} + ${quadOfRow} + ${quad}`
+
+/** Where a feature's quad is, beside the pairs: a quad left free behind every row does the same. */
+const sourceAt = (tile: Tile, feature: string, quad: string, quads: number) =>
+  `${sourceOf(tile)} + (${feature}) * ${quads + 1} + ${quad}`
+
 /** The blocks of four queries by four slots that a thread holds. */
 export interface Block {
   readonly row: number
@@ -151,7 +162,7 @@ export const slotOf = (tile: Tile, { column }: Block) => `j0 + 4 * ${slotQuad(ti
 /** Workgroup memory, and what is known of a tile's pairs. */
 export function tileCode(plan: Plan, bound: Bound, tile: Tile): string {
   const { rows, groups } = plan
-  const { source, size } = memoryOf(plan, tile)
+  const { size } = memoryOf(plan, tile)
   return `${pairCode(plan, bound, true)}
 var<workgroup> tileMemory: array<vec4<f32>, ${size}>;
 var<workgroup> slotTile: array<vec4<f32>, ${tile.slots}>;
@@ -159,15 +170,6 @@ var<workgroup> slotTile: array<vec4<f32>, ${tile.slots}>;
 var<workgroup> rowTile: array<vec4<f32>, ${tile.queries}>;
 var<workgroup> anySeen: atomic<u32>;
 var<workgroup> seen: u32;
-var<private> tx: i32;
-var<private> ty: i32;
-/** Counts them the other way round. */
-var<private> tyBack: i32;
-
-/** Values of a tile's pairs: rows of the steps that are summed, quads of those that are kept, apart in the banks. */
-fn pairAt(row: i32, quad: i32, quads: i32) -> i32 { return row * quads + (quad ^ ((row >> 2u) & 7)); }
-/** Features beside them: one more quad than a row has moves the next row to other banks. */
-fn sourceAt(feature: i32, quad: i32, quads: i32) -> i32 { return ${source} + feature * (quads + 1) + quad; }
 
 /** Four queries' row of the queries' buffer. */
 fn rowQuad(stream: i32, head: i32, begin: i32, feature: i32, origin: i32) -> vec4<f32> {
@@ -181,7 +183,7 @@ fn rowQuad(stream: i32, head: i32, begin: i32, feature: i32, origin: i32) -> vec
 }
 /** Statistics of a tile's queries. */
 fn loadRows(stream: i32, head: i32, i0: i32) {
-  let k = i32(localIndex);
+  let k = i32(ownIndex);
   if (k < ${tile.queries}) {
     let i = i0 + k;
     let within = i < uniforms.sizes.z;
@@ -281,7 +283,7 @@ ${
  *  at a distance from least to most. */
 fn loadSlots${g}(stream: i32, i0: i32, j0: i32, least: f32, most: f32) -> bool {
   workgroupBarrier();
-  let k = i32(localIndex);
+  let k = i32(ownIndex);
   if (k == 0) { atomicStore(&anySeen, 0u); }
   workgroupBarrier();
   if (k < ${tile.slots}) {
@@ -535,7 +537,7 @@ export function accumulate(
     name,
     [tile.sumChunk, quads],
     source,
-    (_, row, quad) => `sourceAt(${row}, ${quad}, ${quads})`,
+    (_, row, quad) => sourceAt(tile, row, quad, quads),
   )
   return additionOf(
     stage,
@@ -543,11 +545,11 @@ export function accumulate(
     tile.sumChunk,
     (own) => `
     for (var q = 0; q < ${quads}; q++) {
-      ${four((y) => times(quadsOf(tile, axis), (k) => `let w${y}_${k} = tileMemory[pairAt(4 * q + ${y}, ${keptQuad(tile, axis, k)}, ${kept / 4})];`))}
+      ${four((y) => times(quadsOf(tile, axis), (k) => `let w${y}_${k} = tileMemory[${pairAt(`4 * q + ${y}`, keptQuad(tile, axis, k), kept / 4, 'q')}];`))}
       ${lanesOf(own)
         .map(
           (lane) => `{
-        let features = tileMemory[sourceAt(tx + ${lane[0]!.lane * tile.across}, q, ${quads})];
+        let features = tileMemory[${sourceAt(tile, `tx + ${lane[0]!.lane * tile.across}`, 'q', quads)}];
         ${lane.map(({ name, quad }) => four((y, letter) => `${name} += w${y}_${quad} * features.${letter};`)).join('\n')}
       }`,
         )
@@ -583,7 +585,7 @@ export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number)
     `distances${g}`,
     [tile.sumChunk, quads],
     (row, quad) => `distanceQuad${g}(head, ${row}, ${firstDistance(tile, g)} - 4 * ${quad})`,
-    (_, row, quad) => `sourceAt(${row}, ${quad}, ${quads})`,
+    (_, row, quad) => sourceAt(tile, row, quad, quads),
   )
   return additionOf(
     stage,
@@ -591,11 +593,11 @@ export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number)
     tile.sumChunk,
     (own) => `
     for (var q = 0; q < ${slots}; q++) {
-      ${four((y) => times(tile.rows, (k) => `let w${y}_${k} = tileMemory[pairAt(4 * q + ${y}, ${queryQuad(tile, k)}, ${queries})];`))}
+      ${four((y) => times(tile.rows, (k) => `let w${y}_${k} = tileMemory[${pairAt(`4 * q + ${y}`, queryQuad(tile, k), queries, 'q')}];`))}
       ${lanesOf(own)
         .map(
           (lane) => `{
-        let place = sourceAt(tx + ${lane[0]!.lane * tile.across}, q + tyBack * ${tile.rows}, ${quads});
+        let place = ${sourceAt(tile, `tx + ${lane[0]!.lane * tile.across}`, `q + tyBack * ${tile.rows}`, quads)};
         ${times(tile.rows + 1, (k) => `let key${k} = tileMemory[place + ${tile.rows - k}];`)}
         ${lane
           .map(({ name, quad }) =>
@@ -618,7 +620,7 @@ export const storeBySlot = (tile: Tile, value: (block: Block, x: number) => stri
     .map((block) =>
       four(
         (y, letter) =>
-          `tileMemory[pairAt(4 * ${slotQuad(tile, block.column)} + ${y}, ${queryQuad(tile, block.row)}, ${tile.queries / 4})] = vec4<f32>(${[0, 1, 2, 3].map((x) => `${value(block, x)}.${letter}`).join(', ')});`,
+          `tileMemory[${pairAt(`4 * ${slotQuad(tile, block.column)} + ${y}`, queryQuad(tile, block.row), tile.queries / 4, slotQuad(tile, block.column))}] = vec4<f32>(${[0, 1, 2, 3].map((x) => `${value(block, x)}.${letter}`).join(', ')});`,
       ),
     )
     .join('\n')}`
@@ -630,7 +632,7 @@ export const storeByQuery = (tile: Tile, value: (block: Block, x: number) => str
     .map((block) =>
       four(
         (x) =>
-          `tileMemory[pairAt(4 * ${queryQuad(tile, block.row)} + ${x}, ${slotQuad(tile, block.column)}, ${tile.slots / 4})] = ${value(block, x)};`,
+          `tileMemory[${pairAt(`4 * ${queryQuad(tile, block.row)} + ${x}`, slotQuad(tile, block.column), tile.slots / 4, queryQuad(tile, block.row))}] = ${value(block, x)};`,
       ),
     )
     .join('\n')}`

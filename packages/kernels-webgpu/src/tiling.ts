@@ -108,8 +108,13 @@ function splitsOf(
 /** Quads of slots that each thread has where sums over queries are held by slot. */
 export const slotQuads = ({ across, columns, down }: Tile): number => (across * columns) / down
 
+/** Where the features of sums begin in workgroup memory: behind the pairs, and a quad for every four rows of these. */
+export const sourceOf = ({ pairs, queries, slots }: Pick<Tile, 'pairs' | 'queries' | 'slots'>): number =>
+  pairs + Math.max(queries, slots) / 4
+
 /** Where things are in workgroup memory, in quads. Sums over steps follow the products and use it anew. */
-export function memoryOf(plan: Plan, { program, queries, slots, pairs, productChunk, sumChunk }: Tile) {
+export function memoryOf(plan: Plan, tile: Tile) {
+  const { program, queries, slots, productChunk, sumChunk } = tile
   const [left, right] = [queries / 4, slots / 4]
   const even = plan.groups.some((group) => group.even && group.positions)
   const turned = productChunk * (left + right)
@@ -122,13 +127,12 @@ export function memoryOf(plan: Plan, { program, queries, slots, pairs, productCh
     positions: left,
     others: 0,
   }[program]
-  const sums = summed && pairs + sumChunk * (summed + 1)
+  const sums = summed && sourceOf(tile) + sumChunk * (summed + 1)
   const isProduct = program !== 'queries' && program !== 'positions'
   return {
     right: productChunk * left,
     turned,
     positions,
-    source: pairs,
     size: Math.max(isProduct ? products : 0, sums),
   }
 }

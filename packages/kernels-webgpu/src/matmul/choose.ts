@@ -12,29 +12,35 @@ const tiles = (
   columns: number,
   inner: number,
   perThread: readonly [number, number],
-  ahead: boolean,
+  ahead: Tiles['ahead'],
 ): Tiles => ({ kind: 'tiles', rows, columns, inner, perThread, ahead })
 
 /** Under 16 KB of workgroup memory and 256 threads each, which every device has. */
 const allTiles: readonly Tiles[] = [
-  tiles(128, 128, 8, [8, 8], true),
+  tiles(128, 128, 8, [8, 8], 'halves'),
   tiles(128, 128, 16, [8, 8], false),
-  tiles(128, 64, 8, [8, 8], true),
+  tiles(128, 64, 8, [8, 8], 'halves'),
   tiles(128, 64, 16, [8, 8], false),
   tiles(128, 64, 16, [8, 4], false),
   tiles(64, 128, 16, [8, 8], false),
-  tiles(64, 64, 16, [8, 8], true),
+  tiles(64, 64, 16, [8, 8], 'halves'),
   tiles(64, 64, 16, [8, 8], false),
-  tiles(64, 64, 16, [8, 4], true),
+  tiles(64, 64, 16, [8, 4], 'halves'),
   tiles(64, 64, 16, [8, 4], false),
   tiles(64, 64, 32, [8, 4], false),
-  tiles(64, 64, 16, [4, 4], true),
+  tiles(64, 64, 16, [4, 4], 'halves'),
   tiles(64, 64, 32, [4, 4], false),
-  tiles(32, 64, 16, [4, 4], true),
+  tiles(32, 64, 16, [4, 4], 'halves'),
   tiles(32, 64, 32, [4, 4], false),
-  tiles(32, 32, 32, [4, 4], true),
+  tiles(32, 32, 32, [4, 4], 'halves'),
   tiles(32, 32, 32, [4, 4], false),
   tiles(16, 64, 32, [4, 4], false),
+  tiles(128, 128, 8, [8, 8], 'registers'),
+  tiles(128, 128, 16, [8, 8], 'registers'),
+  tiles(128, 64, 16, [8, 4], 'registers'),
+  tiles(64, 64, 16, [8, 4], 'registers'),
+  tiles(64, 64, 32, [8, 4], 'registers'),
+  tiles(32, 32, 32, [4, 4], 'registers'),
 ]
 
 /** Workgroups that keep a large GPU busy. */
@@ -112,5 +118,5 @@ export function variantsFor(product: Product): Variant[] {
 export function nameOf(variant: Variant): string {
   if (variant.kind === 'rows') return `rows ${variant.rows}, ${variant.units} units`
   const { rows, columns, inner, perThread, ahead, parts } = variant
-  return `${rows}x${columns}x${inner} ${perThread.join('x')}${ahead ? ' ahead' : ''}${parts > 1 ? ` /${parts}` : ''}`
+  return `${rows}x${columns}x${inner} ${perThread.join('x')}${ahead ? ` ahead in ${ahead}` : ''}${parts > 1 ? ` /${parts}` : ''}`
 }

@@ -19,8 +19,9 @@ export interface Tiles {
   readonly inner: number
   /** Of the result, by one thread; multiples of four. */
   readonly perThread: readonly [rows: number, columns: number]
-  /** Reads the next step's blocks while it computes, into a second half of workgroup memory. */
-  readonly ahead: boolean
+  /** Whether the next step's blocks are read while it computes: into a second half of workgroup memory, or to be held in
+   * registers until the only one is free. */
+  readonly ahead: false | 'halves' | 'registers'
 }
 
 export const threadsOf = ({ rows, columns, perThread }: Tiles) =>
@@ -28,7 +29,7 @@ export const threadsOf = ({ rows, columns, perThread }: Tiles) =>
 
 /** Bytes of workgroup memory. */
 export const bytesOf = ({ rows, columns, inner, ahead }: Tiles) =>
-  (rows + columns) * inner * 4 * (ahead ? 2 : 1)
+  (rows + columns) * inner * 4 * (ahead === 'halves' ? 2 : 1)
 
 const letters = ['x', 'y', 'z', 'w'] as const
 const upTo = (count: number) => Array.from({ length: count }, (_, i) => i)
@@ -101,10 +102,13 @@ interface Side {
   readonly alongInner: boolean
 }
 
-/** Where a quad stands in its row of workgroup memory: threads that store blocks of different steps meet other banks. */
+/**
+ * Where a quad stands in its row of workgroup memory: threads that store blocks of different steps meet other banks. The
+ * shader's compiler sees that it is within the row, and checks nothing.
+ */
 const placed = (quad: string, { rows, columns, inner }: Tiles, side: 'left' | 'right') => {
-  const banks = Math.min(8, (side === 'left' ? rows : columns) / 4)
-  return `(${quad} ^ ((step * ${Math.max(1, (4 * banks) / inner)}) & ${banks - 1}))`
+  const quads = (side === 'left' ? rows : columns) / 4
+  return `((${quad} + step * ${Math.max(1, (4 * Math.min(8, quads)) / inner)}) % ${quads})`
 }
 
 /** Shader for a product of these tiles. Result: [parts, ...batch, rows, columns], each part of some of the inner axis. */
@@ -202,13 +206,13 @@ function tilesCode(tiles: Tiles, sides: readonly [Side, Side], threads: number, 
       }`,
       )}
     }`
-  const walk = ahead
-    ? `
+  const walks = {
+    halves: `
   ${read}
   ${store('0')}
   workgroupBarrier();
   for (var n = 0; n < count; n++) {
-    let half = n % 2;
+    let half = i32(u32(n) % 2u);
     at += ${inner};
     if (n + 1 < count) {
       ${read}
@@ -218,8 +222,20 @@ function tilesCode(tiles: Tiles, sides: readonly [Side, Side], threads: number, 
       ${store('(1 - half)')}
     }
     workgroupBarrier();
-  }`
-    : `
+  }`,
+    registers: `
+  ${read}
+  for (var n = 0; n < count; n++) {
+    ${store('0')}
+    workgroupBarrier();
+    at += ${inner};
+    if (n + 1 < count) {
+      ${read}
+    }
+    ${compute('0')}
+    workgroupBarrier();
+  }`,
+    none: `
   for (var n = 0; n < count; n++) {
     ${read}
     ${store('0')}
@@ -227,9 +243,10 @@ function tilesCode(tiles: Tiles, sides: readonly [Side, Side], threads: number, 
     ${compute('0')}
     at += ${inner};
     workgroupBarrier();
-  }`
+  }`,
+  }
   return `
-${sides.map(({ name, size }) => `var<workgroup> ${name}Tile: array<vec4<f32>, ${((size * inner) / 4) * (ahead ? 2 : 1)}>;`).join('\n')}
+${sides.map(({ name, size }) => `var<workgroup> ${name}Tile: array<vec4<f32>, ${((size * inner) / 4) * (ahead === 'halves' ? 2 : 1)}>;`).join('\n')}
 ${readQuad('left', vectors.includes('left'))}
 ${readQuad('right', vectors.includes('right'))}
 ${writeQuad(vectors.includes('result'))}
@@ -251,7 +268,7 @@ fn main(index: i32) {
   ${threadPlace(down, across)}
   ${lines(turns, (turn) => lines(4, (j) => `var read${turn}_${j} = vec4<f32>();`))}
   ${lines(perThread[0], (i) => lines(quadsAcross, (j) => `var sum${i}_${j} = vec4<f32>();`))}
-  ${walk}
+  ${walks[ahead || 'none']}
   if (part >= grid.w) { return; }
   let origin = (part * grid.z + batch) * uniforms.sizes.x * uniforms.sizes.y;
   ${lines(perThread[0], (i) =>
