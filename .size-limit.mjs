@@ -19,7 +19,7 @@ export default [
   ),
   library('backends, in a browser', 'packages/backends/dist/browser.js', '16.5 kB'),
   library('kernels-wasm', 'packages/kernels-wasm/dist/index.js', '38 kB'),
-  library('kernels-webgpu', 'packages/kernels-webgpu/dist/index.js', '31 kB'),
+  library('kernels-webgpu', 'packages/kernels-webgpu/dist/index.js', '33 kB'),
   library('tasks, whole', 'packages/tasks/dist/index.js', '12 kB'),
   library('tasks, one task', 'packages/tasks/dist/index.js', '2 kB', '{ copy }'),
   library('trainer, in a browser', 'packages/trainer/dist/index.js', '16 kB'),

@@ -107,7 +107,7 @@ export async function openDevice(
   options: BackendOptions,
   onFailure: (error: BackendError) => void,
 ): Promise<OpenDevice> {
-  const wanted = ['timestamp-query', 'bgra8unorm-storage', 'subgroups', ...(options.features ?? [])]
+  const wanted = ['timestamp-query', 'bgra8unorm-storage', ...(options.features ?? [])]
   let device: Device
   try {
     device = await adapter.requestDevice({

@@ -27,7 +27,11 @@ const sizes = quick
     ]
 
 const dawn = ['disable-dawn-features=timestamp_quantization']
-const info = await useBackend('webgpu', { dawn, ...(softwareVulkan && { softwareVulkan }) })
+const info = await useBackend('webgpu', {
+  dawn,
+  features: ['subgroups'],
+  ...(softwareVulkan && { softwareVulkan }),
+})
 const { device } = tf.backend()
 const { subgroupMinSize: least, subgroupMaxSize: most } = device.adapterInfo ?? {}
 console.log(info.device, info.software ? '(software: times say nothing about a GPU)' : '')

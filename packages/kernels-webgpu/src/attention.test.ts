@@ -44,7 +44,7 @@ describe.skipIf(missing)('attention on webgpu', () => {
   test.each(some)('$name', async ({ name, check }) => {
     const large = { forward: largeTiling, queries: largeTiling, slots: largeTiling, positions: largeTiling }
     if (divided.test(name)) overrideTilings(large, 1)
-    else overrideTilings()
+    else overrideTilings(/^large: selection/.test(name) ? { others: largeTiling } : {})
     const forward = vi.spyOn(attentionKernel, 'forward')
     covered = false
     await check()

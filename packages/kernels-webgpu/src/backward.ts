@@ -14,6 +14,7 @@ import {
   declared,
   droppedQuad,
   groupByGroup,
+  hasRamps,
   type Inputs,
   isPersistent,
   logitsCode,
@@ -32,10 +33,10 @@ import {
 } from './forward'
 import { ownSteps, type Plan, type PositionsPlan, placedGroups, uniformsOf } from './plan'
 import { run, runPerElement, sumOf } from './program'
+import type { Staged } from './stage'
 import {
   accumulate,
   accumulateDistances,
-  type Addition,
   type Block,
   blocksOf,
   declareSums,
@@ -272,8 +273,8 @@ const perQuery = (tile: Tile, line: (at: string, block: Block, x: number) => str
     .join('\n')
 
 /** e / N of a tile's pairs, and their strengths; `row` + a query has its statistics. */
-const weightsCode = (plan: Plan, tile: Tile, g: number, beside = '') => `
-    ${logitsCode(plan, tile, g, beside)}
+const weightsCode = (plan: Plan, tile: Tile, g: number) => `
+    ${logitsCode(plan, tile, g)}
     ${times(tile.rows, (r) => four((x) => `let row${r}_${x} = rowTile[4 * ${queryQuad(tile, r)} + ${x}];`))}
     ${perQuery(
       tile,
@@ -292,11 +293,19 @@ const pairGradients = (
   tile: Tile,
   g: number,
   { votes = true, beside = '' } = {},
-) => {
+): Staged => {
   const dropped = names.includes('dropout') && !isPersistent(plan, g)
-  const strong = plan.life || plan.span
-  return `
-    ${weightsCode(plan, tile, g, `${productCode(plan, tile, g, 'value', 'product')}\n${beside}`)}
+  const ramps = hasRamps(plan)
+  const [raw, product] = [
+    productCode(plan, tile, g, 'key', 'raw'),
+    productCode(plan, tile, g, 'value', 'product'),
+  ]
+  const code = `
+    ${product.fetch}
+    ${raw.code}
+    ${product.code}
+    ${beside}
+    ${weightsCode(plan, tile, g)}
     ${perQuery(tile, (at, block, x) => {
       const statistics = `row${block.row}_${x}`
       const factor = dropped
@@ -304,9 +313,9 @@ const pairGradients = (
         : 'vec4<f32>(1.0)'
       return `let factor${at} = ${factor};
     let g${at} = product${block.at}[${x}] * factor${at};
-    let w${at} = share${at} * strength${at} * factor${at};
+    let w${at} = share${at}${ramps ? ` * strength${at}` : ''} * factor${at};
     let dm${at} = share${at} * (g${at} - ${statistics}.z);
-    var ds${at} = share${at} * (strength${at} * g${at} - (strength${at}${strong ? ` + ${epsilon}` : ''}) * ${statistics}.z);`
+    var ds${at} = ${ramps ? `share${at} * (strength${at} * g${at} - (strength${at} + ${epsilon}) * ${statistics}.z)` : `dm${at}`};`
     })}
     ${
       votes && plan.selection && !isPersistent(plan, g)
@@ -319,6 +328,7 @@ const pairGradients = (
     }`
         : ''
     }`
+  return { fetch: raw.fetch, code }
 }
 
 const backwardCode = (
@@ -339,12 +349,9 @@ const sumOverQueries = (tile: Tile, name: string) => `
 
 const sumTile = ({ threads }: Tile) => `var<workgroup> sumTile: array<vec4<f32>, ${threads}>;`
 
-const massCode = (
-  plan: Plan,
-  names: readonly string[],
-  tile: Tile,
-  g: number,
-) => `${tileCode(plan, { names, backward: true }, tile)}
+const massCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) => {
+  const raw = productCode(plan, tile, g, 'key', 'raw')
+  return `${tileCode(plan, { names, backward: true }, tile)}
 ${sumTile(tile)}
 fn main(index: i32) {
   ${slotTile(tile, g)}
@@ -352,7 +359,9 @@ fn main(index: i32) {
   for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
+    ${raw.fetch}
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
+    ${raw.code}
     ${weightsCode(plan, tile, g)}
     ${perQuery(tile, (at, { column }) => `mass${column} += share${at} * strength${at};`)}
   }
@@ -369,6 +378,7 @@ fn main(index: i32) {
     }
   }
 }`
+}
 
 /** F beside the gradient of each vote [batch, block + 1, slots, 2]; behind the last query, that of `carried`. */
 function votesBackward(
@@ -407,12 +417,9 @@ function votesBackward(
 }
 
 /** What all heads' logits together would have gained by one less of F: Σ ds over heads. */
-const penaltiesCode = (
-  plan: Plan,
-  names: readonly string[],
-  tile: Tile,
-  g: number,
-) => `${backwardCode(plan, names, tile)}
+const penaltiesCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) => {
+  const pairs = pairGradients(plan, names, tile, g, { votes: false })
+  return `${backwardCode(plan, names, tile)}
 fn main(index: i32) {
   ${pairOfTiles(tile, g)}
   ${blocksOf(tile)
@@ -421,12 +428,14 @@ fn main(index: i32) {
   for (var head = 0; head < uniforms.sizes.y; head++) {
     workgroupBarrier();
     loadRows(stream, head, i0);
+    ${pairs.fetch}
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${pairGradients(plan, names, tile, g, { votes: false })}
+    ${pairs.code}
     ${perQuery(tile, (at, block, x) => `penalties${block.at}[${x}] += ds${at};`)}
   }
   ${writePairs(tile, g, ({ at }, x) => `penalties${at}[${x}]`)}
 }`
+}
 
 function carriedGradient(voted: Tensor, { batch, block, slots }: Plan): Tensor {
   return reshape(slice(voted, [0, block, 0, 1], [batch, 1, slots, 1]), [batch, slots])
@@ -538,13 +547,13 @@ fn main(index: i32) {
     const distances = group.even && group.positions && accumulateDistances(tile, sums[rows.position]!, g)
     const scattered = !group.even && group.positions && accumulatePositions(tile, sums[rows.position]!, g)
     return `
-    if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
     ${keys.fetch}
     ${loadPairs(tile, g)}
+    if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
     ${storeBySlot(tile, ({ at }, x) => `ds${at}_${x}`)}
     ${distances ? distances.fetch : ''}
-    ${keys.add}
-    ${distances ? distances.add : ''}
+    ${keys.code}
+    ${distances ? distances.code : ''}
     ${scattered || ''}`
   })}
   if (!within) { return; }
@@ -635,6 +644,7 @@ const slotsCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) 
     `rowQuad(stream, head, ${begin}, ${feature}, i0 + 4 * ${quad})`
   const byValue = accumulate(tile, 'slots', 'gradients', values, source('gradientRow'))
   const byKey = accumulate(tile, 'slots', 'queryRows', keys, source(row))
+  const pairs = pairGradients(plan, names, tile, g, { beside: byValue.fetch })
   const written = (begin: string, sums: readonly Sum[]) =>
     sums
       .map(
@@ -664,6 +674,7 @@ fn main(index: i32) {
   for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
+    ${pairs.fetch}
     if (!loadSlots${g}(stream, i0, j0, none, far)) {
       if (within) {
         ${perQuery(tile, (_, block, x) => `writePairs(own, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}, vec4<f32>());`)}
@@ -671,16 +682,16 @@ fn main(index: i32) {
       }
       continue;
     }
-    ${pairGradients(plan, names, tile, g, { beside: byValue.fetch })}
+    ${pairs.code}
     ${storeByQuery(tile, ({ at }, x) => `w${at}_${x}`)}
     ${byKey.fetch}
-    ${byValue.add}
+    ${byValue.code}
     ${perQuery(tile, (at) => `ds${at} *= uniforms.terms.x;`)}
     ${storeByQuery(tile, ({ at }, x) => `ds${at}_${x}`)}
     if (within) {
       ${perQuery(tile, (at, block, x) => `writePairs(own, ${queryOf(tile, block)} + ${x}, ${slotOf(tile, block)}, ds${at});`)}
     }
-    ${byKey.add}
+    ${byKey.code}
     ${life || span ? perQuery(tile, (at, block, x) => `let d${at} = distances${g}(slots${block.column}, ${queryOf(tile, block)} + ${x});`) : ''}
     ${life ? perQuery(tile, (at, block, x) => `lives${block.column} += dm${at} * ${slopes('life', at, block, x)};`) : ''}
     ${
@@ -782,7 +793,7 @@ const positionsCode = (
   return `${tileCode(plan, { names, backward: true }, tile)}
 ${placesOfPairs(plan, slotsTile)}
 ${pairsCode(plan)}
-${even ? slotRange : spreadCode(tile, g)}
+${even ? `${slotRange}${plan.aligned ? quadFromCode : ''}` : spreadCode(tile, g)}
 fn main(index: i32) {
   ${threadCode(tile)}
   let high = uniforms.positions${g}.y;
@@ -809,8 +820,18 @@ fn writeColumns(stream: i32, head: i32, columns: i32, feature: i32, begin: i32, 
 }`
 }
 
+/** Four pairs from anywhere in quads of them. */
+const quadFromCode = `
+fn quadFrom(origin: i32) -> vec4<f32> {
+  let a = pairs[origin >> 2u];
+  let b = pairs[(origin >> 2u) + 1];
+  let shifted = origin & 3;
+  let odd = select(vec4<f32>(a.yzw, b.x), vec4<f32>(a.w, b.xyz), shifted == 3);
+  return select(select(a, vec4<f32>(a.zw, b.xy), shifted == 2), odd, (shifted & 1) == 1);
+}`
+
 /** Loops over a tile's queries where each distance is one slot's, the next one's of the next query. */
-const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: Addition) => `
+const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: Staged) => `
   // Pair (i, c) is that of slot i + c + shift.
   let shift = uniforms.group${g}.w - high;
   if (localIndex == 0u) {
@@ -824,33 +845,30 @@ const evenPairs = ({ aligned }: Plan, tile: Tile, g: number, added: Addition) =>
     for (var k = i32(localIndex); k < ${tile.pairs}; k += ${tile.threads}) {
       let row = k / ${tile.slots / 4};
       let quad = k % ${tile.slots / 4};
-      var values = vec4<f32>();
-      for (var y = 0; y < 4; y++) {
-        let j = i0 + row + c0 + 4 * quad + y + shift;
-        if ((i0 + row < uniforms.sizes.z) & (j >= 0) & (j < uniforms.group${g}.y)) {
-          let origin = pairsOf(own, i0 + row) + uniforms.group${g}.x + j;
-          values[y] = ${aligned ? 'pairs[origin >> 2u][origin & 3]' : 'pairs[origin]'};
-        }
-      }
+      let j = i0 + row + c0 + 4 * quad + shift;
+      let origin = pairsOf(own, i0 + row) + uniforms.group${g}.x + j;
+      let inside = (vec4<i32>(j) >= vec4<i32>(0, -1, -2, -3)) &
+        (vec4<i32>(j) < vec4<i32>(uniforms.group${g}.y) - vec4<i32>(0, 1, 2, 3)) & vec4<bool>(i0 + row < uniforms.sizes.z);
+      let values = select(vec4<f32>(), ${aligned ? 'quadFrom(origin)' : 'vec4<f32>(pairs[origin], pairs[origin + 1], pairs[origin + 2], pairs[origin + 3])'}, inside);
       tileMemory[${pairAt('row', 'quad', tile.slots / 4)}] = values;
     }
-    ${added.add}
+    ${added.code}
   }`
 
 /** Where several slots may have one distance, or the same for several queries. */
-const anyPairs = (tile: Tile, g: number, added: Addition) => `
+const anyPairs = (tile: Tile, g: number, added: Staged) => `
   let least = f32(high - c0 - ${tile.slots - 1});
   let most = select(f32(high - c0), far, (c0 == 0) & (uniforms.positions${g}.w == 1));
   for (var i0 = 0; i0 < uniforms.sizes.z; i0 += ${tile.queries}) {
     workgroupBarrier();
     loadRows(stream, head, i0);
     for (var j0 = 0; j0 < uniforms.group${g}.y; j0 += ${tile.slots}) {
-      if (!loadSlots${g}(stream, i0, j0, least, most)) { continue; }
       ${added.fetch}
       ${loadPairs(tile, g)}
+      if (!loadSlots${g}(stream, i0, j0, least, most)) { continue; }
       ${perQuery(tile, (at, { row, column }, x) => `storeLogits(4 * ${queryQuad(tile, row)} + ${x}, ${slotQuad(tile, column)}, ds${at});`)}
       spread(i0, c0);
-      ${added.add}
+      ${added.code}
     }
   }`
 

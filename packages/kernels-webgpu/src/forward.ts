@@ -462,21 +462,19 @@ export const writePairs = (tile: Tile, g: number, value: (block: Block, x: numbe
 /** What is known of the slots of each of a thread's quads. */
 const slotsCode = (tile: Tile) => times(tile.columns, (c) => `let slots${c} = slotsOf(${slotQuad(tile, c)});`)
 
-const votesCode = (
-  plan: Plan,
-  names: readonly string[],
-  tile: Tile,
-  g: number,
-) => `${tileCode(plan, { names, backward: false }, tile)}
+const votesCode = (plan: Plan, names: readonly string[], tile: Tile, g: number) => {
+  const raw = productCode(plan, tile, g, 'key', 'raw')
+  return `${tileCode(plan, { names, backward: false }, tile)}
 fn main(index: i32) {
   ${pairOfTiles(tile, g)}
   ${blocksOf(tile)
     .map(({ at }) => `var votes${at} = mat4x4<f32>();`)
     .join(' ')}
-  loadRows(stream, uniforms.more.y, i0);
+  let head = uniforms.more.y;
+  loadRows(stream, head, i0);
+  ${raw.fetch}
   if (loadSlots${g}(stream, i0, j0, none, far)) {
-    let head = uniforms.more.y;
-    ${productCode(plan, tile, g, 'key', 'raw')}
+    ${raw.code}
     ${slotsCode(tile)}
     ${blocksOf(tile)
       .map((block) =>
@@ -489,6 +487,7 @@ fn main(index: i32) {
   }
   ${writePairs(tile, g, ({ at }, x) => `votes${at}[${x}]`)}
 }`
+}
 
 const scanVotes = (votes: Tensor, carried: Tensor, plan: Plan): Tensor =>
   scan(
@@ -566,16 +565,17 @@ fn dropped${g}(stream: i32, head: i32, i: i32, j: i32) -> vec4<f32> {
   return vec4<f32>(dropout[origin], dropout[origin + 1], dropout[origin + 2], dropout[origin + 3]);
 }`
 
+/** Whether strengths may be other than 0 and 1. */
+export const hasRamps = ({ life, span }: Plan): boolean => life !== undefined || span !== undefined
+
 /** Which groups dropout and selection count for: all but the persistent slots. */
 export const isPersistent = (plan: Plan, g: number) => plan.groups[g]!.index === undefined
 
 /**
- * The logits of a tile's pairs, and these less what was voted away: `raw` and `logits` + a block's `at`. `beside` is computed
- * before what is known of the slots takes registers.
+ * The logits of a tile's pairs, and these less what was voted away: `raw`, by productCode, and `logits` + a block's `at`.
+ * What is known of the slots comes behind the products, which need the registers.
  */
-export const logitsCode = (plan: Plan, tile: Tile, g: number, beside = '') => `
-    ${productCode(plan, tile, g, 'key', 'raw')}
-    ${beside}
+export const logitsCode = (plan: Plan, tile: Tile, g: number) => `
     ${slotsCode(tile)}
     ${blocksOf(tile)
       .map((block) => {
@@ -602,9 +602,16 @@ const forwardCode = (plan: Plan, names: readonly string[], tile: Tile) => {
       .map((x) => inRow(r).map(({ at }) => `${fn}(${value}${at}_${x})`))
       .map((parts) => (fn === 'largest' && columns > 1 ? `max(${parts.join(', ')})` : parts.join(' + ')))
       .join(', ')})`
+  /** Adds what the threads of a row have, for the first of them. */
+  const overAll = (name: string) => `
+  workgroupBarrier();
+  ${times(rows, (r) => `${sumsAt(r, 'tx')} = ${name}${r};`)}
+  workgroupBarrier();
+  if (tx == 0) {
+    ${times(rows, (r) => `for (var k = 1; k < ${across}; k++) { ${name}${r} += ${sumsAt(r, 'k')}; }`)}
+  }`
   return `${tileCode(plan, { names, backward: false }, tile)}
 var<workgroup> sumTile: array<vec4<f32>, ${tile.threads * rows}>;
-var<workgroup> otherSumTile: array<vec4<f32>, ${tile.threads * rows}>;
 ${slotRange}
 ${dropout ? plan.groups.map((_, g) => droppedQuad(g)).join('\n') : ''}
 fn main(index: i32) {
@@ -617,20 +624,21 @@ fn main(index: i32) {
   var plainTotal${r} = vec4<f32>();`,
   )}
   ${declareSums(sums)}
-  ${overSlots(
-    plan,
-    tile,
-    (g) => {
-      const values = accumulate(
-        tile,
-        'queries',
-        'values',
-        sums,
-        (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`,
-      )
-      return `
+  ${overSlots(plan, tile, (g) => {
+    const values = accumulate(
+      tile,
+      'queries',
+      'values',
+      sums,
+      (feature, quad) => `valueQuad${g}(stream, head, ${feature}, j0 + 4 * ${quad})`,
+    )
+    const raw = productCode(plan, tile, g, 'key', 'raw')
+    return `
+    ${raw.fetch}
     if (!loadSlots${g}(stream, i0, j0, none, far)) { continue; }
-    ${logitsCode(plan, tile, g, values.fetch)}
+    ${raw.code}
+    ${values.fetch}
+    ${logitsCode(plan, tile, g)}
     ${blocksOf(tile)
       .map((block) => {
         const { at, row, column } = block
@@ -658,14 +666,14 @@ fn main(index: i32) {
             x,
             letter,
           ) => `let e${at}_${x} = select(vec4<f32>(), exp(shown${at}_${x} - top${row}.${letter}), strength${at}_${x} > vec4<f32>());
-    let w${at}_${x} = e${at}_${x} * strength${at}_${x};`,
+    let w${at}_${x} = e${at}_${x}${hasRamps(plan) ? ` * strength${at}_${x}` : ''};`,
         ),
       )
       .join('\n')}
     ${times(
       rows,
       (r) => `plainTotal${r} = plainTotal${r} * shrink${r} + ${overRow(r, 'added', 'e')};
-    total${r} = total${r} * shrink${r} + ${overRow(r, 'added', 'w')};`,
+    ${hasRamps(plan) ? `total${r} = total${r} * shrink${r} + ${overRow(r, 'added', 'w')};` : ''}`,
     )}
     ${sums.map(({ name, quad }) => `${name} *= shrink${quad};`).join(' ')}
     ${blocksOf(tile)
@@ -679,25 +687,16 @@ fn main(index: i32) {
       )
       .join('\n')}
     ${storeBySlot(tile, ({ at }, x) => `kept${at}_${x}`)}
-    ${values.add}`
-    },
-  )}
-  workgroupBarrier();
-  ${times(
-    rows,
-    (r) => `${sumsAt(r, 'tx')} = total${r};
-  otherS${sumsAt(r, 'tx').slice(1)} = plainTotal${r};`,
-  )}
-  workgroupBarrier();
+    ${values.code}`
+  })}
+  ${overAll('plainTotal')}
+  ${hasRamps(plan) ? overAll('total') : times(rows, (r) => `total${r} = plainTotal${r};`)}
   if (!within) { return; }
   ${sums.map(({ name, feature, place }) => `writePart(place, ${feature}, i0 + 4 * ${place}, ${name});`).join('\n  ')}
   if (tx == 0) {
     ${times(
       rows,
-      (r) => `total${r} = vec4<f32>();
-    plainTotal${r} = vec4<f32>();
-    for (var k = 0; k < ${across}; k++) { total${r} += ${sumsAt(r, 'k')}; plainTotal${r} += otherS${sumsAt(r, 'k').slice(1)}; }
-    writeRow(place, D, i0 + 4 * ${queryQuad(tile, r)}, top${r});
+      (r) => `writeRow(place, D, i0 + 4 * ${queryQuad(tile, r)}, top${r});
     writeRow(place, D + 1, i0 + 4 * ${queryQuad(tile, r)}, total${r});
     writeRow(place, D + 2, i0 + 4 * ${queryQuad(tile, r)}, plainTotal${r});`,
     )}

@@ -2,8 +2,8 @@
 import { existsSync } from 'node:fs'
 import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
 import { type FusedKernels, fused } from '@lethe/core'
-import { clone, memory, type Tensor, tensor } from '@tensorflow/tfjs-core'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { backend, clone, memory, type Tensor, tensor } from '@tensorflow/tfjs-core'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { fusedKernels, withholdSubgroups } from './index'
 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'
@@ -404,8 +404,9 @@ const cases: Case[] = [
 describe.skipIf(missing)('fused operations on webgpu', () => {
   let info: BackendInfo
   beforeAll(async () => {
-    info = await useBackend('webgpu', { softwareVulkan })
+    info = await useBackend('webgpu', { softwareVulkan, features: ['subgroups'] })
   })
+  afterEach(() => withholdSubgroups(false))
   afterAll(() => disposeBackend())
 
   const call = (name: Name, inputs: Record<string, Tensor>, attributes = {}) =>
@@ -436,7 +437,14 @@ describe.skipIf(missing)('fused operations on webgpu', () => {
   test.each(combining)('$name without subgroups', async (given) => {
     withholdSubgroups()
     await computed(given)
-    withholdSubgroups(false)
+  })
+  test('each way has had shaders of its own', () => {
+    const { pipelineCache } = backend() as unknown as { pipelineCache: object }
+    const bySubgroups = Object.keys(pipelineCache).filter(
+      (key) => /norm|entropy/.test(key) && key.endsWith(';subgroups'),
+    )
+    expect(bySubgroups.length).toBeGreaterThan(4)
+    for (const key of bySubgroups) expect(pipelineCache).toHaveProperty([key.replace(';subgroups', '')])
   })
 
   test.each([true, false])('sums of squares of ten tensors come in parts', async (withheld) => {
@@ -447,7 +455,6 @@ describe.skipIf(missing)('fused operations on webgpu', () => {
     const total = sum([...(await parts!.data())])
     expect(total).toBeCloseTo(sum(values.flat().map((v) => v * v)), 2)
     for (const x of [parts!, ...Object.values(given)]) x.dispose()
-    withholdSubgroups(false)
   })
 
   test('what is written into is another tensor to whoever holds the values or is reading them', async () => {

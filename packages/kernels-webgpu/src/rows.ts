@@ -68,8 +68,7 @@ export const rowUniforms = (x: Tensor, f = 0, n = 0): Uniform[] => [
 ]
 
 /** Values of a row that each thread has at most. */
-const valuesPerThread = (x: Tensor) =>
-  Math.ceil(widthOf(x) / (widthOf(x) % 4 === 0 ? 4 : 1) / rowThreads)
+const valuesPerThread = (x: Tensor) => Math.ceil(widthOf(x) / (widthOf(x) % 4 === 0 ? 4 : 1) / rowThreads)
 
 /** Runs `code` for the `n`-th of a thread's values, number k of its row, which is number i of all. */
 const eachValue = (x: Tensor, code: string) => `

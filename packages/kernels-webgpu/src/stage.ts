@@ -37,21 +37,28 @@ export function stageOf(
   }
 }
 
+/** Code over chunks of rows, the first of which is fetched apart, before whatever comes between. */
+export interface Staged {
+  readonly fetch: string
+  readonly code: string
+}
+
 /** `body` for one chunk of rows after the other, each of which the stages bring. */
 export function inChunks(
   stages: readonly Stage[],
   { size, chunk }: { readonly size: number; readonly chunk: number },
   body: string,
-): string {
+): Staged {
   const all = (part: (stage: Stage) => string) => stages.map(part).join('\n')
-  return `
-  ${all(({ declare }) => declare)}
-  ${all(({ fetch }) => fetch('0'))}
+  return {
+    fetch: `${all(({ declare }) => declare)}\n${all(({ fetch }) => fetch('0'))}`,
+    code: `
   for (var begin = 0; begin < ${size}; begin += ${chunk}) {
     workgroupBarrier();
     ${all(({ store }) => store)}
     workgroupBarrier();
     ${chunk < size ? `if (begin + ${chunk} < ${size}) { ${all(({ fetch }) => fetch(`begin + ${chunk}`))} }` : ''}
     ${body}
-  }`
+  }`,
+  }
 }

@@ -4,7 +4,7 @@
  * Everything is stored along the step axis, so quads of steps are what is loaded.
  */
 import { far, type GroupPlan, type Plan } from './plan'
-import { inChunks, type Stage, stageOf } from './stage'
+import { inChunks, type Stage, type Staged, stageOf } from './stage'
 import { memoryOf, slotQuads, sourceOf, type Tile } from './tiling'
 
 /** Slots of one part of a single query's attention. */
@@ -327,7 +327,7 @@ export function productCode(
   g: number,
   source: 'key' | 'value',
   name: string,
-): string {
+): Staged {
   const group = plan.groups[g]!
   const { rows } = plan
   const blocks = blocksOf(tile)
@@ -373,29 +373,13 @@ export function productCode(
             tile,
             `${name}Distances`,
             [chunk, queries + slots],
-            (row, quad) => `distanceQuad${g}(head, ${row}, distance0 - 4 * ${quad})`,
+            (row, quad) => `distanceQuad${g}(head, ${row}, ${firstDistance(tile, g)} - 4 * ${quad})`,
             (number) => `${positions} + ${number}`,
           ),
         ]
       : []),
   ]
-  return `
-  ${blocks.map(({ at }) => `var ${name}${at} = mat4x4<f32>();`).join(' ')}
-  {
-  ${even ? `let distance0 = ${firstDistance(tile, g)};` : ''}
-  ${
-    columns
-      ? blocks
-          .map((block) =>
-            four(
-              (x) =>
-                `let columns${block.at}${x} = columnsOf${g}(slotsOf(${slotQuad(tile, block.column)}).base, ${queryOf(tile, block)} + ${x});`,
-            ),
-          )
-          .join('\n')
-      : ''
-  }
-  ${inChunks(
+  const steps = inChunks(
     stages,
     { size: plan.size, chunk },
     `
@@ -441,8 +425,26 @@ export function productCode(
           : ''
       }
     }`,
-  )}
-  }`
+  )
+  const placesOfColumns = columns
+    ? blocks
+        .map((block) =>
+          four(
+            (x) =>
+              `let columns${block.at}${x} = columnsOf${g}(slotsOf(${slotQuad(tile, block.column)}).base, ${queryOf(tile, block)} + ${x});`,
+          ),
+        )
+        .join('\n')
+    : ''
+  return {
+    fetch: steps.fetch,
+    code: `
+  ${blocks.map(({ at }) => `var ${name}${at} = mat4x4<f32>();`).join(' ')}
+  {
+    ${placesOfColumns}
+    ${steps.code}
+  }`,
+  }
 }
 
 /** The steps whose sums over the other steps are kept: each thread has some quads of them by some features. */
@@ -488,23 +490,17 @@ export function sumsOf(name: string, size: number, tile: Tile, axis: Axis): Sum[
 export const declareSums = (sums: readonly Sum[]) =>
   sums.map(({ name }) => `var ${name} = vec4<f32>();`).join(' ')
 
-/** What is added to sums in chunks of features: the first chunk is fetched apart, before whatever comes before the rest. */
-export interface Addition {
-  readonly fetch: string
-  readonly add: string
-}
-
 /** @param body adds a chunk's features to its sums */
 function additionOf(
   { declare, fetch, store }: Stage,
   sums: readonly Sum[],
   chunk: number,
   body: (own: readonly Sum[]) => string,
-): Addition {
+): Staged {
   const chunks = chunksOf(sums)
   return {
     fetch: `${declare}\n${fetch('0')}`,
-    add: chunks
+    code: chunks
       .map(
         (own, c) => `{
     workgroupBarrier();
@@ -530,14 +526,13 @@ export function accumulate(
   name: string,
   sums: readonly Sum[],
   source: (feature: string, quad: string) => string,
-): Addition {
-  const [quads, kept] = [(axis === 'queries' ? tile.slots : tile.queries) / 4, axis === 'queries' ? tile.queries : tile.slots]
-  const stage = stageOf(
-    tile,
-    name,
-    [tile.sumChunk, quads],
-    source,
-    (_, row, quad) => sourceAt(tile, row, quad, quads),
+): Staged {
+  const [quads, kept] = [
+    (axis === 'queries' ? tile.slots : tile.queries) / 4,
+    axis === 'queries' ? tile.queries : tile.slots,
+  ]
+  const stage = stageOf(tile, name, [tile.sumChunk, quads], source, (_, row, quad) =>
+    sourceAt(tile, row, quad, quads),
   )
   return additionOf(
     stage,
@@ -571,7 +566,7 @@ const chunksOf = (sums: readonly Sum[]) => grouped(sums, ({ chunk }) => chunk)
 const lanesOf = (sums: readonly Sum[]) => grouped(sums, ({ lane }) => lane)
 
 /** Adds pairs × keys of distances to queries' sums, where these come in stretches. */
-export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number): Addition {
+export function accumulateDistances(tile: Tile, sums: readonly Sum[], g: number): Staged {
   const [queries, slots] = [tile.queries / 4, tile.slots / 4]
   const quads = queries + slots
   const values = (high: string, low: string) => [

@@ -140,7 +140,7 @@ export function memoryOf(plan: Plan, tile: Tile) {
 /** Bytes of workgroup memory that a program takes at most. */
 function bytesOf(plan: Plan, tile: Tile): number {
   const { program, queries, slots, threads, rows, pairs } = tile
-  const more = program === 'forward' ? 2 * threads * rows : program === 'positions' ? pairs : threads
+  const more = program === 'forward' ? threads * rows : program === 'positions' ? pairs : threads
   return 16 * (memoryOf(plan, tile).size + queries + slots + more + 2)
 }
 
@@ -150,11 +150,16 @@ export type TiledProgram = 'forward' | 'queries' | 'slots' | 'positions' | 'othe
 /** Tiles of 32 × 32 in 16 KB of workgroup memory, which every device has. */
 const small: Tiling = { threads: [8, 8], quads: [1, 1], features: [16, 32], workgroups: 512 }
 /** Tiles of 64 × 64: half as many reads, from global and from workgroup memory. */
-export const largeTiling: Tiling = { threads: [16, 16], quads: [1, 1], features: [16, 32], workgroups: 512 }
+export const largeTiling: Tiling = { threads: [16, 16], quads: [1, 1], features: [32, 64], workgroups: 512 }
 
-/** Large tiles where there are some of them; votes and mass are rare and rather compiled quickly. */
+/** The same with fewer features at a time, which leaves registers for two workgroups where little else needs them. */
+const lean: Tiling = { ...largeTiling, features: [16, 16] }
+
+/** Large tiles where there are some of them, of votes and mass many, since these are rare and rather compiled quickly. */
 function ruleOf({ block, slots, persistent }: Plan, program: TiledProgram): Tiling {
-  return program !== 'others' && block >= 64 && slots + persistent >= 128 ? largeTiling : small
+  const [queries, all] = program === 'others' ? [256, 512] : [64, 128]
+  if (block < queries || slots + persistent < all) return small
+  return program === 'positions' ? lean : largeTiling
 }
 
 /**
@@ -181,11 +186,32 @@ export function chooseTile(plan: Plan, program: TiledProgram): Tile {
 }
 
 function fitted(plan: Plan, program: TiledProgram, tiling: Tiling): Tile {
-  const tile = tileOf(tiling, plan, program)
-  if (bytesOf(plan, tile) <= limitOf('maxComputeWorkgroupStorageSize')) return tile
-  const [product, sum] = tiling.features
-  if (sum > Math.max(8, tiling.threads[1]))
-    return fitted(plan, program, { ...tiling, features: [product, sum / 2] })
-  if (product > 8) return fitted(plan, program, { ...tiling, features: [product / 2, sum] })
-  return tiling.threads === small.threads ? tile : fitted(plan, program, small)
+  const room = limitOf('maxComputeWorkgroupStorageSize')
+  let tile: Tile | undefined
+  for (const features of fewerFeatures(tiling)) {
+    tile = tileOf({ ...tiling, features }, plan, program)
+    if (bytesOf(plan, tile) <= room) return tile
+  }
+  return tiling.threads === small.threads ? tile! : fitted(plan, program, small)
 }
+
+type Features = Tiling['features']
+const known = new WeakMap<Tiling, readonly Features[]>()
+
+/** As many features at a time as a tiling has and all the fewer that make sense, those first that take the fewest turns. */
+function fewerFeatures(tiling: Tiling): readonly Features[] {
+  const { features, threads } = tiling
+  const turns = ([product, sum]: Features) => 1 / product + 1 / sum
+  const all =
+    known.get(tiling) ??
+    halvesOf(features[0], 8)
+      .flatMap((product) =>
+        halvesOf(features[1], Math.max(8, threads[1])).map((sum): Features => [product, sum]),
+      )
+      .sort((one, other) => turns(one) - turns(other) || other[1] - one[1])
+  known.set(tiling, all)
+  return all
+}
+
+const halvesOf = (most: number, least: number): number[] =>
+  most / 2 < least ? [most] : [most, ...halvesOf(most / 2, least)]

@@ -89,11 +89,13 @@ const [longInner, someLarge] = [2048, 16]
 /** By what was fastest on an H100 (bench/matmul.mjs). */
 export function variantFor(product: Product): Variant {
   if (product.rows <= fewRows) return rowsFor(product)
+  // Where both factors are read across their rows, too many threads that read at a time push each other's lines out.
+  const ahead = product.left.turned && product.right.turned && 'registers'
   const [large, medium, mediumInParts, small] = [
-    tiles(128, 128, 16, [8, 8], false),
-    tiles(64, 64, 16, [8, 4], false),
-    tiles(64, 64, 32, [8, 4], false),
-    tiles(32, 32, 32, [4, 4], false),
+    tiles(128, 128, 16, [8, 8], ahead),
+    tiles(64, 64, 16, [8, 4], ahead),
+    tiles(64, 64, 32, [8, 4], ahead),
+    tiles(32, 32, 32, [4, 4], ahead),
   ]
   const whole = (tile: Tiles) => ({ ...tile, parts: 1 })
   const inParts = (tile: Tiles) => ({ ...tile, parts: partsFor(tile, product) })
