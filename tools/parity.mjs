@@ -1,15 +1,15 @@
 #!/usr/bin/env node
 /**
  * node tools/parity.mjs [--backends cpu,wasm,…] [--hosts node,chromium] [--nodes 20,24] [--methods A,B]
- *                       [--parts golden,laws,training,speed] [--steps 20] [--minutes 60] [--check]
- *                       [--json FILE | --merge FILE]
+ *                       [--kernels with,without] [--parts golden,laws,training,speed] [--steps 20] [--minutes 60]
+ *                       [--check] [--json FILE | --merge FILE]
  *
  * Every backend that is here, with and without our kernels: golden vectors, laws of attention and of methods, a short
  * training of every method beside the cpu backend's, a step at the size of the benchmarks. Writes docs/backends.md, and
  * what it is made from, docs/results/backends.json. Runs the built packages (`pnpm parity` builds them).
  *
  * --backends cpu, wasm, webgpu, tensorflow, tensorflow-gpu: default all. --nodes: major versions of Node, default this
- * one, 20 and 24. --parts, --methods: default all. --minutes: for a row, at most. --json FILE: write the measurement to
+ * one, 20 and 24. --kernels, --parts, --methods: default all. --minutes: for a row, at most. --json FILE: write the measurement to
  * FILE alone, to be merged into the documents elsewhere (--merge FILE, which measures nothing). --check: exit with 1
  * where anything deviates by more than 1e-4, breaks a law, leaks or crashes; what is absent does not count.
  */
@@ -44,7 +44,8 @@ function options() {
   const text = { type: 'string' }
   const { values } = parseArgs({
     options: {
-      ...{ backends: text, hosts: text, nodes: text, methods: text, parts: text, json: text, merge: text },
+      ...{ backends: text, hosts: text, nodes: text, kernels: text, methods: text, parts: text },
+      ...{ json: text, merge: text },
       steps: { ...text, default: '20' },
       minutes: { ...text, default: '60' },
       check: { type: 'boolean', default: false },
@@ -61,6 +62,7 @@ function options() {
     nodes,
     backends: list('backends', values.backends, backendNames),
     hosts: list('hosts', values.hosts, ['node', 'chromium']),
+    kernels: list('kernels', values.kernels, ['with', 'without']),
     methods: list('methods', values.methods, Object.keys(methods)),
     parts: list('parts', values.parts, partNames),
     steps: whole('steps', values.steps),
@@ -105,7 +107,7 @@ async function referenceLosses(request) {
 
 /** Measures all rows; `save` is called after each with the cells so far. */
 async function measureRows(given, save) {
-  const { backends, hosts, nodes, parts, methods, steps, minutes } = given
+  const { backends, hosts, nodes, kernels, parts, methods, steps, minutes } = given
   const place = {
     machine: `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'processor'}, ${process.platform} ${process.arch}`,
     date: new Date().toISOString().slice(0, 10),
@@ -119,7 +121,7 @@ async function measureRows(given, save) {
 
   const cells = []
   let browser
-  for (const row of rowsOf(backends, hosts, nodes)) {
+  for (const row of rowsOf(backends, hosts, nodes, kernels)) {
     const began = performance.now()
     const cell = new Cell(row, place, reference)
     const title = fullName(row)

@@ -64,9 +64,15 @@ export const backendNames = ['cpu', 'wasm', 'webgpu', 'tensorflow', 'tensorflow-
 /** Which of them a row belongs to. */
 export const backendOf = ({ id, backend }) => (id.startsWith('tensorflow-gpu') ? 'tensorflow-gpu' : backend)
 
-/** @param hosts of 'node', 'chromium'; nodes: major versions, each of which runs all rows of Node */
-export function rowsOf(backends, hosts, nodes) {
-  const chosen = (row) => backends.includes(backendOf(row)) && hosts.includes(row.host)
+/**
+ * @param hosts of 'node', 'chromium'; nodes: major versions, each of which runs all rows of Node; kernels: of 'with' and
+ * 'without' ours, where there are any
+ */
+export function rowsOf(backends, hosts, nodes, kernels = ['with', 'without']) {
+  const chosen = (row) =>
+    backends.includes(backendOf(row)) &&
+    hosts.includes(row.host) &&
+    (row.kernels === undefined || kernels.includes(row.kernels ? 'with' : 'without'))
   return [
     ...nodes.flatMap((version) => node.filter(chosen).map((row) => ({ ...row, runtime: `Node ${version}` }))),
     ...chromium.filter(chosen).map((row) => ({ ...row, runtime: 'Chromium' })),

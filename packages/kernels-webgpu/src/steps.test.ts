@@ -174,7 +174,9 @@ describe.skipIf(missing)('steps on webgpu', () => {
       const stable = (key: keyof Counts) => [...new Set(later.map((counts) => counts[key]))]
       expect(stable('pipelines'), `shaders compiled in ${phase}`).toHaveLength(1)
       expect(stable('tensors'), `tensors of ${phase}`).toHaveLength(1)
-      expect(stable('buffers'), `buffers of ${phase}`).toHaveLength(1)
+      // Those that were kept for the models before may go meanwhile.
+      const gained = later.map(({ buffers }, step) => buffers - later[Math.max(0, step - 1)]!.buffers)
+      expect(Math.max(...gained), `buffers gained in ${phase}`).toBe(0)
     }
   })
 })
