@@ -28,7 +28,8 @@ export interface BackendOptions {
   powerPreference?: 'high-performance' | 'low-power'
   /** WebGPU: ask for the software adapter, to test without a GPU. Default false. */
   forceFallbackAdapter?: boolean
-  /** WebGPU: device features to enable where the adapter has them, such as 'shader-f16' or 'subgroups'. */
+  /** WebGPU: device features to enable where the adapter has them, such as 'shader-f16', or 'subgroups', by which norms and
+   * cross entropy then add up rows. */
   features?: readonly string[]
   /** WebGPU in Node: settings for Dawn, 'key=value' as `create` of the webgpu package takes them,
    * such as 'backend=vulkan', 'adapter=NVIDIA' or 'enable-dawn-features=allow_unsafe_apis'. */
