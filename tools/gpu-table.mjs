@@ -16,21 +16,30 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const { values: given } = parseArgs({
-  options: {
-    backend: { type: 'string', default: 'webgpu' },
-    python: { type: 'string' },
-    code: { type: 'string' },
-    device: { type: 'string', default: 'cuda' },
-    methods: { type: 'string', default: 'fixed-span,adaptive-span,expire-span,compressive' },
-    steps: { type: 'string', default: '20' },
-    span: { type: 'string', default: '1024' },
-    batch: { type: 'string', default: '8' },
-    tiny: { type: 'boolean', default: false },
-  },
+const refuse = (problem) => {
+  console.error(`gpu-table: ${problem}`)
+  process.exit(2)
+}
+const optionsOf = (options) => {
+  try {
+    return parseArgs({ options }).values
+  } catch (error) {
+    return refuse(error.message)
+  }
+}
+const given = optionsOf({
+  backend: { type: 'string', default: 'webgpu' },
+  python: { type: 'string' },
+  code: { type: 'string' },
+  device: { type: 'string', default: 'cuda' },
+  methods: { type: 'string', default: 'fixed-span,adaptive-span,expire-span,compressive' },
+  steps: { type: 'string', default: '20' },
+  span: { type: 'string', default: '1024' },
+  batch: { type: 'string', default: '8' },
+  tiny: { type: 'boolean', default: false },
 })
 if ((given.python === undefined) !== (given.code === undefined))
-  throw new Error('--python and --code belong together: give both, or none of them')
+  refuse('--python and --code belong together: give both, or none of them')
 
 const shape = (layers, width, heads, feedForward, block, span, batch) =>
   Object.entries({ layers, width, heads, 'feed-forward': feedForward, block, span, batch }).flatMap(

@@ -86,10 +86,10 @@ const shortInner = 1024
 /** Inner axis from which large tiles are worth the adding up, and how many of them there must be. */
 const [longInner, someLarge] = [2048, 16]
 
-/** By what was fastest on an H100 (bench/matmul.mjs). */
+/** By what was fastest on an H100 and an H200 (bench/matmul.mjs). */
 export function variantFor(product: Product): Variant {
   if (product.rows <= fewRows) return rowsFor(product)
-  // Where both factors are read across their rows, too many threads that read at a time push each other's lines out.
+  // Of two transposed factors others took 278 µs instead of 77 on an H200 (8 × 512 × 512 × 512), for no other product.
   const ahead = product.left.turned && product.right.turned && 'registers'
   const [large, medium, mediumInParts, small] = [
     tiles(128, 128, 16, [8, 8], ahead),
