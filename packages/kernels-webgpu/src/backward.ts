@@ -286,7 +286,10 @@ const weightsCode = (plan: Plan, tile: Tile, g: number) => `
     let share${at} = select(vec4<f32>(), exp(select(vec4<f32>(none), logits${block.at}[${x}] - row${block.row}_${x}.x, strength${at} > vec4<f32>())), strength${at} > vec4<f32>()) * row${block.row}_${x}.y;`,
     )}`
 
-/** Gradients of a tile's logits `ds` and strengths `dm`; `w` are the weights that values get. */
+/**
+ * Gradients of a tile's logits `ds` and strengths `dm`; `w` are the weights that values get. `beside` follows the products,
+ * before what is known of the pairs takes registers.
+ */
 const pairGradients = (
   plan: Plan,
   names: readonly string[],
