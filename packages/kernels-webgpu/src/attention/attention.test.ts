@@ -4,7 +4,7 @@ import { type BackendInfo, disposeBackend, useBackend } from '@lethe/backends'
 import { type AttentionRequest, attend, registerGradients } from '@lethe/core'
 import { attentionLaws } from '@lethe/core/testing'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { attentionKernel } from './index'
+import { attentionKernel } from '../index'
 import { largeTiling, overrideTilings } from './tiling'
 
 const softwareVulkan = '/usr/lib/chromium/vk_swiftshader_icd.json'

@@ -94,7 +94,7 @@ const limitOf = (name: 'maxComputeWorkgroupStorageSize' | 'maxStorageBufferBindi
 /** A part has at least so many tiles that adding it up later is little beside it. */
 const leastTiles = 2
 
-function splitsOf(
+export function splitsOf(
   { block, groups }: Plan,
   { queries, slots }: Pick<Tile, 'queries' | 'slots'>,
   places: number,
@@ -149,6 +149,7 @@ export type TiledProgram = 'forward' | 'queries' | 'slots' | 'positions' | 'othe
 
 /** Tiles of 32 × 32 in 16 KB of workgroup memory, which every device has. */
 const small: Tiling = { threads: [8, 8], quads: [1, 1], features: [16, 32], workgroups: 512 }
+
 /** Tiles of 64 × 64: half as many reads, from global and from workgroup memory. */
 export const largeTiling: Tiling = { threads: [16, 16], quads: [1, 1], features: [32, 64], workgroups: 512 }
 
@@ -169,6 +170,7 @@ function ruleOf({ block, slots, persistent }: Plan, program: TiledProgram): Tili
 const mostPairs = 2 ** 26
 
 let overrides: Partial<Record<TiledProgram, Tiling>> = {}
+
 let pairsAtATime = mostPairs
 
 /** Takes the choice of tilings away from the rule, to measure and test them; called with nothing, gives it back. */
@@ -196,6 +198,7 @@ function fitted(plan: Plan, program: TiledProgram, tiling: Tiling): Tile {
 }
 
 type Features = Tiling['features']
+
 const known = new WeakMap<Tiling, readonly Features[]>()
 
 /** As many features at a time as a tiling has and all the fewer that make sense, those first that take the fewest turns. */

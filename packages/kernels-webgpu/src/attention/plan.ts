@@ -4,7 +4,7 @@
  */
 import type { AttentionRequest, Term } from '@lethe/core'
 import type { Tensor } from '@tensorflow/tfjs-core'
-import type { Uniform } from './program'
+import type { Uniform } from '../program'
 
 /** A group of slots in the order of the slot axis; persistent slots are one more, behind the others. */
 export interface GroupPlan {
@@ -66,7 +66,7 @@ export interface Plan {
   readonly tiled: boolean
 }
 
-export interface RowsPlan {
+interface RowsPlan {
   /** Rows per head. */
   readonly count: number
   readonly content: number
@@ -80,6 +80,7 @@ export interface RowsPlan {
 
 /** "Never grows" as a number of queries. */
 const endless = 2 ** 30
+
 /** Farther than any distance, and nearer, in float32. */
 export const far = 3e38
 
@@ -147,7 +148,7 @@ export const boundBeside = (plan: Plan, request: AttentionRequest): number =>
     request.dropout,
   ].filter(Boolean).length
 
-function rowsOf({ queryBias, persistent, terms }: AttentionRequest, size: number): RowsPlan {
+export function rowsOf({ queryBias, persistent, terms }: AttentionRequest, size: number): RowsPlan {
   let count = size
   const more = (needed: boolean) => {
     const at = count
@@ -169,6 +170,7 @@ type Positions = NonNullable<AttentionRequest['groups'][number]['positions']>
 
 /** Tiles are as large as this at most, and divide it. */
 const largestTile = 64
+
 const upTo = (steps: number, multiple: number) => Math.ceil(steps / multiple) * multiple
 
 /**
@@ -239,7 +241,7 @@ export function uniformDeclaration({ groups }: Plan): string {
 }
 
 /** The heads of streams that a program computes for, and where gradients of their pairs are: see backward.ts. */
-export interface Places {
+interface Places {
   readonly first: number
   readonly count: number
   /** Floats from one query's pairs to the next. */
