@@ -4,7 +4,7 @@ import { memory, scalar, tidy } from '@tensorflow/tfjs-core'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { registerGradients } from '../gradients'
 import { scope } from '../ops/scope'
-import { attentionCases, attentionLaws, compareAttention } from '../testing/attention-laws'
+import { attentionCases, attentionLaws, compareAttention, compareGradients } from '../testing/attention-laws'
 import { attentionCase, attentionOracle, largestDifference, requestOf, toTensor } from '../testing/oracle'
 import {
   type AttentionKernel,
@@ -35,6 +35,14 @@ describe.each(['cpu', 'wasm'] as const)('attention on %s', (backend) => {
     test.each(attentionLaws({ compute: (request) => attendBy(kernel, request) }))('$name', ({ check }) =>
       check(),
     )
+  })
+
+  test('the only head selects', async () => {
+    const given = attentionCase({ ...attentionCases.selection!, heads: 1, size: 2 })
+    const inputs = ['queries', 'keys', 'values', 'table', 'carried']
+    await compareAttention(given, { compute: attendPlain })
+    await compareGradients('selection by the only head', given, inputs, { compute: attend })
+    await compareGradients('selection by the only head', given, inputs, { compute: attendPlain })
   })
 
   test('a head-span of the wrong size is refused', () => {

@@ -20,7 +20,6 @@ import {
   logicalAnd,
   maximum,
   mul,
-  oneHot,
   matMul as product,
   reshape,
   slice,
@@ -28,9 +27,11 @@ import {
   sum,
   type Tensor,
   type Tensor3D,
+  tensor1d,
   zerosLike,
 } from '@tensorflow/tfjs-core'
 import type { NamedTensors } from '../method'
+import { indicator } from '../ops/indicator'
 import { runningSum } from '../ops/running-sum'
 import { scope } from '../ops/scope'
 import type { AttentionKernel, FusedResult, ResultGradients } from './attend'
@@ -262,7 +263,7 @@ function selectionGradients(ofLogits: Tensor, votes: Tensor, { during, after }: 
 /** [batch, block, slots] at one head, zeros at the others. */
 function atHead(x: Tensor, head: number, heads: number): Tensor {
   const [batch, block, slots] = x.shape as [number, number, number]
-  const only = reshape(cast(oneHot([head], heads), 'float32'), [1, heads, 1, 1])
+  const only = reshape(indicator(tensor1d([head], 'int32'), heads), [1, heads, 1, 1])
   return mul(reshape(x, [batch, 1, block, slots]), only)
 }
 

@@ -5,7 +5,6 @@ import {
   cast,
   mul,
   neg,
-  ones,
   reshape,
   sub,
   type Tensor,
@@ -64,7 +63,7 @@ export function takePlace(
     const aged = add(ages, 1)
     const emptyFirst = sub(worths ?? neg(aged), mul(sub(1, valid), empty))
     const place = cast(argMin(slotsFrom(emptyFirst, 0, among), 1), 'int32') as Tensor1D
-    const here = oneHot(place, ages.shape[1])
+    const here = indicator(place, ages.shape[1])
     const elsewhere = sub(1, here)
     return [mul(aged, elsewhere), add(mul(valid, elsewhere), here), place]
   }
@@ -76,7 +75,7 @@ export function slotWriter(place: Tensor1D): SlotWriter {
   const made = new Map<number, Tensor>()
   const plain = (x: Tensor, column: Tensor) => {
     const places = x.shape.at(-1)!
-    const one = made.get(places) ?? oneHot(place, places)
+    const one = made.get(places) ?? indicator(place, places)
     made.set(places, one)
     const here = reshape(one, [x.shape[0]!, ...new Array(x.rank - 2).fill(1), places])
     return add(mul(x, sub(1, here)), mul(column, here))
@@ -91,7 +90,3 @@ export function slotWriter(place: Tensor1D): SlotWriter {
     return Object.fromEntries(Object.keys(slots).map((name, index) => [name, written[index]!]))
   }
 }
-
-/** tfjs has no one-hot rows of length 1. */
-const oneHot = (place: Tensor1D, places: number): Tensor =>
-  places === 1 ? ones([place.shape[0], 1]) : indicator(place, places)

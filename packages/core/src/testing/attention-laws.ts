@@ -511,7 +511,7 @@ function checkTensors(expected: number): void {
 const slopes = new Map<string, Float64Array>()
 
 /** Gradients of a random projection of the context and F, beside central differences of the oracle. */
-async function compareGradients(
+export async function compareGradients(
   title: string,
   given: AttentionCase,
   names: readonly string[],
