@@ -121,10 +121,20 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
   })
 
   test('the most used steps stay, in order of time', () => {
-    const made = compress('most-used', 2, evicted([1, 1, 1, 0], [0.2, 0.1, 0.5, 0.4]), {})
-    expect(rows(made.hidden)).toEqual([steps[0]!.slice(2), steps[1]!.slice(2)])
+    const made = compress('most-used', 2, evicted([0, 1, 1, 1], [0.4, 0.2, 0.1, 0.5]), {})
+    expect(rows(made.hidden)).toEqual([
+      [steps[0]![1], steps[0]![3]],
+      [steps[1]![0], steps[1]![3]],
+    ])
     expect(rows(made.valid)).toEqual([
-      [1, 0],
+      [1, 1],
+      [1, 1],
+    ])
+    // A row with two steps of four makes one slot of them, behind an empty one.
+    const fewer = compress('most-used', 2, evicted([0, 0, 1, 1], [0.4, 0.3, 0.2, 0.1]), {})
+    expect(rows(fewer.hidden)[0]).toEqual([[0, 0], steps[0]![2]])
+    expect(rows(fewer.valid)).toEqual([
+      [0, 1],
       [1, 1],
     ])
     const turned = compress('most-used', 2, evicted(undefined, [0.4, 0.1, 0.2, 0.5]), {})

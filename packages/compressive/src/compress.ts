@@ -5,13 +5,23 @@
  */
 import { linear, type NamedTensors, type ParameterSpec, pickSlots, stopGradient } from '@lethe/core'
 import {
+  add,
   cast,
+  ceil,
+  div,
+  expandDims,
+  greaterEqual,
+  less,
   max,
   mean,
+  mul,
   neg,
   pad,
+  range,
   relu,
   reshape,
+  sub,
+  sum,
   type Tensor,
   type Tensor2D,
   type Tensor3D,
@@ -110,11 +120,16 @@ function dilated(groups: Tensor3D, parameters: NamedTensors): Tensor {
   return x // [groups, 1, width]
 }
 
-/** The steps most attended to stay as they are, in order of time. */
+/** The steps most attended to stay as they are, in order of time: of each row one for every `rate` that it has. */
 function mostUsed(rate: number, { hidden, valid, usage }: Evicted): Compressed {
   const count = valid.shape[1] / rate
-  const { indices } = topk(stopGradient(usage!), count)
-  const { values } = topk(neg(cast(indices, 'float32')), count)
-  const inTime = cast(neg(values), 'int32') as Tensor2D
-  return { hidden: pickSlots(hidden, inTime) as Tensor3D, valid: pickSlots(valid, inTime) as Tensor2D }
+  const here = ceil(div(sum(valid, 1, true), rate))
+  const { indices } = topk(sub(mul(stopGradient(usage!), valid), sub(1, valid)), count)
+  const chosen = cast(less(range(0, count), here), 'float32')
+  // What is not chosen is older than all: -1.
+  const places = sub(mul(add(cast(indices, 'float32'), 1), chosen), 1)
+  const inTime = neg(topk(neg(places), count).values)
+  const there = cast(greaterEqual(inTime, 0), 'float32') as Tensor2D
+  const picked = pickSlots(hidden, cast(relu(inTime), 'int32') as Tensor2D)
+  return { hidden: mul(picked, expandDims(there, 2)) as Tensor3D, valid: there }
 }

@@ -14,11 +14,14 @@ const variants = {
   'conv, attention': () => compressive({ memory: 4, compressed: 3, rate: 3 }),
   'conv, auto-encoding': () => compressive({ memory: 5, compressed: 2, rate: 2, loss: 'auto-encoding' }),
   'dilated, attention': () => compressive({ memory: 4, compressed: 3, rate: 3, compression: 'dilated' }),
-  'most-used': () => compressive({ memory: 4, compressed: 3, rate: 3, compression: 'most-used' }),
+  // Of two groups evicted at a time a row that was reset has one.
+  'most-used': () => compressive({ memory: 8, compressed: 3, rate: 3, compression: 'most-used' }),
   'sinks around it': () =>
     sinks({ count: 2, method: compressive({ memory: 4, compressed: 3, rate: 2, compression: 'mean' }) }),
+  'sinks around most-used': () =>
+    sinks({ count: 1, method: compressive({ memory: 4, compressed: 3, rate: 4, compression: 'most-used' }) }),
 }
-const decoder = { learnedDistances: 14 }
+const decoder = { learnedDistances: 20 }
 type Variant = keyof typeof variants
 
 describe.each([

@@ -1,6 +1,14 @@
 /** The variant of FAIR's code beyond what its vectors (test/golden/compressive-mean) show. */
 import { useBackend } from '@lethe/backends'
-import { ConfigError, Decoder, type DecoderConfig, type Memory, Random, ShapeError } from '@lethe/core'
+import {
+  ConfigError,
+  Decoder,
+  type DecoderConfig,
+  type Memory,
+  MemoryError,
+  Random,
+  ShapeError,
+} from '@lethe/core'
 import * as tf from '@tensorflow/tfjs-core'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { compressive } from '.'
@@ -117,6 +125,20 @@ test('what it cannot do is refused, and the memory stays', async () => {
   const arena = paper.startDecoding(memory)
   const { logits } = paper.decode(tf.tensor1d([1, 2], 'int32'), arena)
   expect((await logits.data()).every(Number.isFinite)).toBe(true)
+  decoder.dispose()
+})
+
+test('a block that is no multiple of the rate is the last one', async () => {
+  const decoder = made(fair)
+  const [first, next] = [tokens(0, 5), tokens(5, 6)]
+  const last = decoder.forward(first, decoder.initialMemory(2))
+  const before = tf.memory().numTensors
+  expect(() => decoder.forward(next, last.memory)).toThrow(MemoryError)
+  expect(() => decoder.forward(next, last.memory)).toThrow('multiples of rate (2) steps long, and 5 steps')
+  expect(last.memory.disposed).toBe(false)
+  expect(tf.memory().numTensors).toBe(before)
+  last.memory.dispose()
+  tf.dispose([first, next, last.logits, last.penalty])
   decoder.dispose()
 })
 

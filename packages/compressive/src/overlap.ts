@@ -4,14 +4,27 @@
  * twice, and compressed slots move on by one every `rate` queries. A block that is no multiple of `rate` may
  * be the last of a stream; groups would be out of step after it.
  */
-import { type Block, joinSlots, type Recall, type Settled, ShapeError, slotsFrom } from '@lethe/core'
+import {
+  type Block,
+  joinSlots,
+  MemoryError,
+  type Recall,
+  type Settled,
+  ShapeError,
+  slotsFrom,
+} from '@lethe/core'
 import { ones, type Tensor2D, type Tensor3D } from '@tensorflow/tfjs-core'
 import { compress } from './compress'
 import { newestOf, type Sizes, slotsInUse } from './slots'
 
 /** Query i sees `compressed` + 1 compressed slots from the ⌊i / rate⌋-th on, and the `memory` steps before it. */
 export function recallOverlapping(block: Block, { memory, compressed, rate }: Sizes): Recall {
-  const { length, layer, batch } = block
+  const { length, layer, batch, step } = block
+  if (step % rate !== 0)
+    throw new MemoryError(
+      `with overlap: true blocks are multiples of rate (${rate}) steps long, and ${step} steps have been read: only the last block of a stream may be shorter`,
+      { step, rate },
+    )
   if (length > memory)
     throw new ShapeError(
       `with overlap: true a block may be at most memory (${memory}) steps long, not ${length}`,

@@ -18,6 +18,7 @@ import {
 } from '@tensorflow/tfjs-core'
 import { distances } from './attention/distance'
 import { ConfigError } from './errors'
+import { farthestIn } from './farthest'
 import type {
   Block,
   DecodeSlots,
@@ -192,6 +193,7 @@ function decodeCombined(keeper: ForgettingMethod, overlays: readonly ForgettingM
       )
       return Object.assign({}, decode.describe?.(hidden, context), ...states)
     },
+    farthest: (layer, places) => farthestIn(keeper, layer, places),
     worth: (slots) => decode.worth?.(ofKeeper(slots)) ?? (neg(slots.age) as Tensor2D),
     alive: (slots) =>
       [

@@ -12,6 +12,8 @@ const methods = {
   'a span below the block': () => fixedSpan({ span: 3 }),
   'slots that die in the middle': () => heaviestSlots({ budget: 6 }),
   'sinks around a window': () => sinks({ count: 2, method: fixedSpan({ span: 5 }) }),
+  'sinks around later queries that see more': () =>
+    sinks({ count: 2, method: fixedSpan({ span: 5, sameLength: false }) }),
   'sinks around slots that die': () => sinks({ count: 3, method: heaviestSlots({ budget: 5 }) }),
 }
 

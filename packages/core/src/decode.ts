@@ -39,6 +39,7 @@ import {
 import type { AttentionGroup } from './attention/request'
 import type { ResolvedConfig } from './config'
 import { MemoryError } from './errors'
+import { farthestIn } from './farthest'
 import {
   applyNorm,
   attentionConstants,
@@ -258,12 +259,10 @@ function projectStep(
   return narrow.map((y) => reshape(y, [attended.shape[0], heads, headSize, 1]))
 }
 
-/** The oldest age that can be attended to: the method's reach, or less where the youngest stay in a smaller arena. */
+/** The oldest age that can be attended to. */
 function oldestAge({ info, method }: DecodeLayer, most: number): number {
-  const { farthest, worth, alive, condensed } = method.decode
-  if (condensed) return condensed.above + condensed.rate + condensed.capacity
-  const reach = farthest?.(info) ?? method.reach(info)
-  return worth || alive ? reach : Math.min(reach, most - 1)
+  const { condensed } = method.decode
+  return condensed ? condensed.above + condensed.rate + condensed.capacity : farthestIn(method, info, most)
 }
 
 /** Projects what a layer remembers into an arena. */

@@ -296,8 +296,9 @@ export interface DecodeRules {
   /** [batch, capacity]: 1 for slots that may still be attended to at the present step or later. Others leave their
    *  places. Default: all. */
   alive?(slots: DecodeSlots): Tensor2D
-  /** The farthest distance attended to. Default: the method's reach. */
-  farthest?(layer: LayerInfo): number
+  /** The farthest distance attended to in an arena of so many places. Default: the method's reach, and no farther than
+   *  the places hold steps where neither `worth` nor `alive` decides what they hold. */
+  farthest?(layer: LayerInfo, places: number): number
   /** Terms over the arena, and slots that no term and no `farthest` applies to. `query` [batch, 1, width]. */
   recall?(
     slots: DecodeSlots,

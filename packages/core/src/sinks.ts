@@ -26,6 +26,7 @@ import {
   zeros,
 } from '@tensorflow/tfjs-core'
 import { ConfigError } from './errors'
+import { farthestIn } from './farthest'
 import { resetRows } from './memory'
 import type {
   Block,
@@ -284,7 +285,7 @@ function decodeWithSinks(method: ForgettingMethod, count: number): DecodeRules {
   return {
     ...inner,
     capacity: (layer, plan) => inner.capacity(layer, plan) + count,
-    farthest: (layer) => inner.farthest?.(layer) ?? method.reach(layer),
+    farthest: (layer, places) => farthestIn(method, layer, places - count),
     enter: (layer, memory, stream) => {
       const [rest, sink] = apart(memory)
       const entered = newestOf(
@@ -343,8 +344,12 @@ function decodeWithSinks(method: ForgettingMethod, count: number): DecodeRules {
       alive: (slots) => add(mul(inner.alive!(own(slots)), sub(1, sinkOf(slots))), sinkOf(slots)) as Tensor2D,
     }),
     recall: (slots, query) => ({ ...inner.recall?.(own(slots), query), exempt: sinkOf(slots) }),
-    settle: (slots, outcome) => ({
-      ...(inner.settle?.(own(slots), outcome) ?? own(slots).state),
+    // As in blocks, where the group of sinks receives what their copies do not.
+    settle: (slots, { mass, ...outcome }) => ({
+      ...(inner.settle?.(own(slots), {
+        ...outcome,
+        ...(mass && { mass: mul(mass, sub(1, sinkOf(slots))) }),
+      }) ?? own(slots).state),
       sink: sinkOf(slots),
     }),
   }
