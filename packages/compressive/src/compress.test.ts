@@ -132,7 +132,10 @@ describe.each(['cpu', 'wasm'] as const)('on %s', (backend) => {
     ])
     // A row with two steps of four makes one slot of them, behind an empty one.
     const fewer = compress('most-used', 2, evicted([0, 0, 1, 1], [0.4, 0.3, 0.2, 0.1]), {})
-    expect(rows(fewer.hidden)[0]).toEqual([[0, 0], steps[0]![2]])
+    expect(rows(fewer.hidden)).toEqual([
+      [[0, 0], steps[0]![2]],
+      [steps[1]![0], steps[1]![1]],
+    ])
     expect(rows(fewer.valid)).toEqual([
       [0, 1],
       [1, 1],
