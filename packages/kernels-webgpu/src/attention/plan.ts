@@ -148,7 +148,7 @@ export const boundBeside = (plan: Plan, request: AttentionRequest): number =>
     request.dropout,
   ].filter(Boolean).length
 
-export function rowsOf({ queryBias, persistent, terms }: AttentionRequest, size: number): RowsPlan {
+function rowsOf({ queryBias, persistent, terms }: AttentionRequest, size: number): RowsPlan {
   let count = size
   const more = (needed: boolean) => {
     const at = count

@@ -94,7 +94,7 @@ const limitOf = (name: 'maxComputeWorkgroupStorageSize' | 'maxStorageBufferBindi
 /** A part has at least so many tiles that adding it up later is little beside it. */
 const leastTiles = 2
 
-export function splitsOf(
+function splitsOf(
   { block, groups }: Plan,
   { queries, slots }: Pick<Tile, 'queries' | 'slots'>,
   places: number,
